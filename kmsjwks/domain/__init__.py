@@ -1,0 +1,1 @@
+"""Pure rules: algorithms, keys, tokens, access. Knows no framework, database or vendor library."""

@@ -1,0 +1,101 @@
+"""JWS compact serialisation around an external signer; every signature verified before release."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import import_key
+from joserfc.registry import Header
+from joserfc.util import urlsafe_b64decode
+
+from kmsjwks.domain import strictjson
+from kmsjwks.domain.algorithms import Algorithm
+from kmsjwks.domain.errors import BackendProtocolError, InvalidRequest, MalformedJson
+from kmsjwks.domain.signatures import Verifier
+
+ExternalSign = Callable[[bytes], bytes]
+"""``message -> JOSE signature``; raises only BackendError."""
+
+MAX_TOKEN_BYTES = 128 * 1024
+_MAX_HEADER_BYTES = 4096
+
+
+class _ExternalModel(jws.JWSAlgModel):
+    """A joserfc algorithm whose private half is elsewhere."""
+
+    def __init__(self, algorithm: Algorithm, sign: ExternalSign, verify: Verifier) -> None:
+        self.name = algorithm.jose
+        self.description = algorithm.id
+        self.key_type = algorithm.kty
+        self._sign, self._verify = sign, verify
+
+    def sign(self, msg: bytes, key: Any) -> bytes:
+        signature = self._sign(msg)
+        if not self._verify(msg, signature):
+            raise BackendProtocolError(
+                "The backend returned a signature that its own public key does not verify. "
+                "Nothing was released; check the device."
+            )
+        return signature
+
+    def verify(self, msg: bytes, sig: bytes, key: Any) -> bool:
+        return self._verify(msg, sig)
+
+
+class _Registry(jws.JWSRegistry):
+    """Knows exactly one algorithm."""
+
+    max_header_length = _MAX_HEADER_BYTES
+
+    def __init__(self, model: _ExternalModel) -> None:
+        super().__init__()
+        self._model = model
+
+    def get_alg(self, name: str) -> jws.JWSAlgModel:
+        if name != self._model.name:
+            raise InvalidRequest(f"This key signs with {self._model.name} only.")
+        return self._model
+
+
+class JwsSigner:
+    """Signs payloads with one key. Immutable and thread-safe."""
+
+    def __init__(
+        self, algorithm: Algorithm, jwk: Mapping[str, str], sign: ExternalSign, verify: Verifier
+    ) -> None:
+        self._registry = _Registry(_ExternalModel(algorithm, sign, verify))
+        self._key = import_key(dict(jwk))
+        self._alg, self._kid = algorithm.jose, jwk["kid"]
+
+    def compact(self, header: Mapping[str, Any], payload: bytes) -> str:
+        """``BASE64URL(header).BASE64URL(payload).BASE64URL(signature)`` (RFC 7515 section 7.1).
+
+        ``alg`` and ``kid`` are set here and nowhere else.
+
+        Raises:
+            BackendError: the device failed, or its signature did not verify.
+        """
+        protected: Header = {**header, "alg": self._alg, "kid": self._kid}
+        return jws.serialize_compact(protected, payload, self._key, registry=self._registry)
+
+
+def read_compact(token: str) -> tuple[dict[str, Any], bytes, bytes, bytes]:
+    """Split a compact JWS into header, payload, signing input and signature; verify nothing.
+
+    Raises:
+        InvalidRequest: not a compact JWS with a strict JSON header.
+    """
+    if len(token) > MAX_TOKEN_BYTES:
+        raise InvalidRequest(f"The token is longer than {MAX_TOKEN_BYTES} bytes.")
+    try:
+        head, body, tail = token.encode("ascii").split(b".")
+        header = strictjson.loads(urlsafe_b64decode(head))
+        payload, signature = urlsafe_b64decode(body), urlsafe_b64decode(tail)
+    except (ValueError, TypeError, JoseError, MalformedJson) as error:
+        raise InvalidRequest("The token is not a compact JWS (RFC 7515 section 7.1).") from error
+    if not isinstance(header, dict):
+        raise InvalidRequest("The token's header is not a JSON object.")
+    return header, payload, head + b"." + body, signature

@@ -1,0 +1,112 @@
+"""Keysets, keys, and the NIST SP 800-57 states that a key passes through."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from kmsjwks.domain.algorithms import Algorithm
+from kmsjwks.domain.errors import InvalidRequest, TransitionRefused
+from kmsjwks.domain.tokens import TokenRules
+
+KEYSET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+class KeyState(Enum):
+    """NIST SP 800-57 Part 1 section 7."""
+
+    PRE_ACTIVATION = "pre-activation"
+    ACTIVE = "active"
+    DEACTIVATED = "deactivated"
+    COMPROMISED = "compromised"
+    DESTROYED = "destroyed"
+
+
+TRANSITIONS: dict[KeyState, frozenset[KeyState]] = {
+    KeyState.PRE_ACTIVATION: frozenset(
+        {KeyState.ACTIVE, KeyState.COMPROMISED, KeyState.DESTROYED}
+    ),
+    KeyState.ACTIVE: frozenset({KeyState.DEACTIVATED, KeyState.COMPROMISED}),
+    KeyState.DEACTIVATED: frozenset({KeyState.COMPROMISED, KeyState.DESTROYED}),
+    KeyState.COMPROMISED: frozenset({KeyState.DESTROYED}),
+    KeyState.DESTROYED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTimes:
+    """Facts about a key, in seconds since the epoch; None where it has not come to that."""
+
+    created_at: int
+    published_at: int | None = None
+    activate_at: int | None = None
+    deactivated_at: int | None = None
+    withdraw_at: int | None = None
+    private_destroyed_at: int | None = None
+    destroyed_at: int | None = None
+    max_exp: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One generation in a keyset. ``spki`` is DER SubjectPublicKeyInfo."""
+
+    kid: str
+    keyset: str
+    algorithm: Algorithm
+    backend: str
+    ref: str
+    spki: bytes
+    state: KeyState
+    times: KeyTimes
+
+
+@dataclass(frozen=True, slots=True)
+class Keyset:
+    """A named series of keys with one algorithm, issuer and set of token rules."""
+
+    name: str
+    algorithm: Algorithm
+    backend: str
+    rules: TokenRules
+    created_at: int
+
+
+def check_transition(key: Key, to: KeyState) -> None:
+    """
+    Raises:
+        TransitionRefused: ``key.state -> to`` is not in ``TRANSITIONS``.
+    """
+    if to not in TRANSITIONS[key.state]:
+        raise TransitionRefused(
+            f"Key {key.kid} is {key.state.value}; it cannot become {to.value}."
+        )
+
+
+def may_sign(key: Key, now: int) -> bool:
+    """Active, and its activation time has come."""
+    started = key.times.activate_at is None or key.times.activate_at <= now
+    return key.state is KeyState.ACTIVE and started
+
+
+def is_published(key: Key, now: int) -> bool:
+    """Whether the key belongs in the JWKS at ``now`` (seconds)."""
+    if key.state in (KeyState.PRE_ACTIVATION, KeyState.ACTIVE):
+        return key.times.published_at is not None
+    if key.state is KeyState.DEACTIVATED:
+        return key.times.withdraw_at is None or now < key.times.withdraw_at
+    return False
+
+
+def check_keyset_name(name: str) -> str:
+    """
+    Raises:
+        InvalidRequest: not a lower-case DNS-like name of at most 63 characters.
+    """
+    if not KEYSET_NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"{name!r} is not a keyset name: use 1 to 63 of a-z, 0-9, '.', '_' and '-', "
+            "starting with a letter or digit."
+        )
+    return name

@@ -1,0 +1,127 @@
+"""The interfaces between the services and the world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from kmsjwks.domain.algorithms import Algorithm
+from kmsjwks.domain.audit import SigningRecord
+from kmsjwks.domain.keys import Key, Keyset
+
+
+@dataclass(frozen=True, slots=True)
+class BackendKey:
+    """A key in a backend's custody.
+
+    ``ref`` is immutable (CKA_ID in lower-case hex, KMS key ARN), never a label or an alias;
+    ``spki`` is DER SubjectPublicKeyInfo.
+    """
+
+    ref: str
+    alg: Algorithm
+    spki: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the device says about a key's custody.
+
+    ``attributes`` keep the device's own names; None is a value the device does not tell.
+    ``extraction_refused`` is True when reading the private value was tried and refused.
+    """
+
+    ref: str
+    custody: Mapping[str, str]
+    attributes: Mapping[str, bool | str | None]
+    extraction_refused: bool
+    findings: tuple[str, ...] = field(default=())
+
+    @property
+    def sound(self) -> bool:
+        """Nothing contradicts that the key cannot leave the device."""
+        return self.extraction_refused and not self.findings
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStatus:
+    """How a backend does, without asking the device. ``since`` is seconds since the epoch."""
+
+    available: bool
+    reason: str = ""
+    since: float | None = None
+
+
+class KeyBackend(Protocol):
+    """Custody of private keys. Thread-safe. Raises only BackendError subclasses."""
+
+    @property
+    def algorithms(self) -> frozenset[Algorithm]:
+        """What the device really offers."""
+
+    def create_key(self, alg: Algorithm, *, request_id: str) -> BackendKey:
+        """Generate a non-extractable key; the same ``request_id`` gives the same key.
+
+        Raises:
+            UnsupportedAlgorithm: not in ``algorithms``, or the id is taken by another algorithm.
+        """
+
+    def get_key(self, ref: str) -> BackendKey:
+        """
+        Raises:
+            KeyNotFound: the device is well and has no such key.
+        """
+
+    def list_keys(self) -> Iterator[BackendKey]:
+        """Only keys that this program created."""
+
+    def sign(self, key: BackendKey, message: bytes) -> bytes:
+        """The JOSE signature (RFC 7518 section 3) of ``message``, hashed here where the scheme hashes."""
+
+    def evidence(self, ref: str) -> Evidence: ...
+
+    def destroy_key(self, ref: str) -> datetime:
+        """Idempotent. Returns when destruction becomes irreversible (aware, UTC)."""
+
+    def check(self) -> None:
+        """Ask the device whether it can serve; signs nothing."""
+
+    def status(self) -> BackendStatus: ...
+
+    def close(self) -> None: ...
+
+
+class KeyStore(Protocol):
+    """Keysets and keys. Raises StoreUnavailable when the database does not answer."""
+
+    def add_keyset(self, keyset: Keyset, first_key: Key) -> None:
+        """
+        Raises:
+            Conflict: the name, or the kid, is taken.
+        """
+
+    def keysets(self) -> Sequence[Keyset]:
+        """By name."""
+
+    def keys(self, keyset: str | None = None) -> Sequence[Key]:
+        """By keyset and creation time."""
+
+    def check(self) -> None: ...
+
+
+class AuditSink(Protocol):
+    """Append-only."""
+
+    def record(self, record: SigningRecord) -> None:
+        """Return when the record is durable.
+
+        Raises:
+            AuditUnavailable: it is not; do not release what it records.
+        """
+
+
+class Clock(Protocol):
+    def now(self) -> float:
+        """Seconds since the epoch."""
