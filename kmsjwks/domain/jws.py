@@ -7,6 +7,7 @@ from typing import Any
 
 from joserfc import jws
 from joserfc.errors import JoseError
+from joserfc.jwa import JWSAlgModel
 from joserfc.jwk import import_key
 from joserfc.registry import Header
 from joserfc.util import urlsafe_b64decode
@@ -23,7 +24,7 @@ MAX_TOKEN_BYTES = 128 * 1024
 _MAX_HEADER_BYTES = 4096
 
 
-class _ExternalModel(jws.JWSAlgModel):
+class _ExternalModel(JWSAlgModel):
     """A joserfc algorithm whose private half is elsewhere."""
 
     def __init__(self, algorithm: Algorithm, sign: ExternalSign, verify: Verifier) -> None:
@@ -54,7 +55,7 @@ class _Registry(jws.JWSRegistry):
         super().__init__()
         self._model = model
 
-    def get_alg(self, name: str) -> jws.JWSAlgModel:
+    def get_alg(self, name: str) -> JWSAlgModel:
         if name != self._model.name:
             raise InvalidRequest(f"This key signs with {self._model.name} only.")
         return self._model

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from kmsjwks.domain.algorithms import Algorithm
 from kmsjwks.domain.audit import SigningRecord
@@ -93,13 +94,70 @@ class KeyBackend(Protocol):
     def close(self) -> None: ...
 
 
-class KeyStore(Protocol):
-    """Keysets and keys. Raises StoreUnavailable when the database does not answer."""
+@dataclass(frozen=True, slots=True)
+class BackendContext:
+    """Where a backend's options are read: directories for relative paths and for lock files."""
 
-    def add_keyset(self, keyset: Keyset, first_key: Key) -> None:
-        """
+    base: Path
+    state: Path
+    environ: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerHooks:
+    """What a serving process does for a backend whose device hangs.
+
+    ``on_stall(thread ident)`` answers the request which that thread serves;
+    ``replace_process()`` ends the process at once, without cleaning up, to be started afresh.
+    """
+
+    on_stall: Callable[[int], None]
+    replace_process: Callable[[], None]
+
+
+class BackendFactory(Protocol):
+    """What the entry-point group ``kmsjwks.backends`` names: a class, made once per process."""
+
+    def parse(self, name: str, options: Mapping[str, object], context: BackendContext) -> Any:
+        """The settings for ``open``.
+
         Raises:
-            Conflict: the name, or the kid, is taken.
+            ConfigurationError: every mistake at once.
+        """
+
+    def open(self, settings: Any, hooks: ServerHooks | None) -> KeyBackend:
+        """Without ``hooks`` every call returns within its deadline; with them, a stuck call is
+        reported instead. Touches no device yet."""
+
+
+class KeyStore(Protocol):
+    """Keysets and keys. Thread-safe. Raises StoreUnavailable when the database does not answer.
+
+    A consistent copy is read as ``revision``, then ``keysets``, then ``keys``: what changes in
+    between shows as another revision next time.
+    """
+
+    def begin_creation(
+        self, request_id: str, keyset: str, backend: str, algorithm: Algorithm, created_at: int
+    ) -> None:
+        """Record durably that a backend is about to be asked for a key, before it is asked.
+
+        Nothing happens when the same creation was begun before, whatever its ``created_at``
+        (seconds since the epoch).
+
+        Raises:
+            Conflict: the request id is that of another creation.
+        """
+
+    def open_intents(self) -> Sequence[tuple[str, str, str, Algorithm, int]]:
+        """The arguments of each ``begin_creation`` that is not finished, oldest first."""
+
+    def add_keyset(self, keyset: Keyset, first_key: Key, *, request_id: str | None = None) -> None:
+        """Add both and finish the creation ``request_id``, all or nothing.
+
+        Raises:
+            Conflict: the name, the kid, or the key in the backend is taken; or no creation of
+                this keyset, backend and algorithm is open under ``request_id``.
         """
 
     def keysets(self) -> Sequence[Keyset]:
@@ -108,7 +166,14 @@ class KeyStore(Protocol):
     def keys(self, keyset: str | None = None) -> Sequence[Key]:
         """By keyset and creation time."""
 
-    def check(self) -> None: ...
+    def revision(self) -> int:
+        """Cheap to poll. Differs, and is greater, after every change of keysets or keys."""
+
+    def check(self) -> None:
+        """
+        Raises:
+            StoreUnavailable: also when the schema is not that of this version.
+        """
 
 
 class AuditSink(Protocol):

@@ -48,8 +48,7 @@ def check_rules(rules: TokenRules) -> TokenRules:
     Raises:
         InvalidRequest: names the rule that is wrong.
     """
-    parts = urlsplit(rules.issuer)
-    if parts.scheme not in ("https", "http") or not parts.netloc or parts.query or parts.fragment:
+    if not _is_issuer(rules.issuer):
         raise InvalidRequest(
             f"The issuer {rules.issuer!r} is not an http(s) URL without query and fragment."
         )
@@ -70,6 +69,17 @@ def check_rules(rules: TokenRules) -> TokenRules:
     if clash:
         raise InvalidRequest(f"Claims both required and forbidden: {', '.join(sorted(clash))}.")
     return rules
+
+
+def _is_issuer(text: str) -> bool:
+    # Refused by character first: urlsplit drops tabs and newlines, and an empty query.
+    if not text.isascii() or not text.isprintable() or any(mark in text for mark in " ?#"):
+        return False
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # unbalanced brackets, or a port that is none
+        return False
 
 
 def build_token(
