@@ -52,10 +52,14 @@ class UnsupportedMediaType(InvalidRequest):
 
 
 class Unauthenticated(KmsJwksError):
-    """No credential, or one that is not known."""
+    """No credential, or (``presented``) one that is not known."""
 
     code = "unauthenticated"
     title = "Authentication required"
+
+    def __init__(self, message: str, *, presented: bool) -> None:
+        super().__init__(message)
+        self.presented = presented
 
 
 class Forbidden(KmsJwksError):

@@ -42,7 +42,9 @@ def load_public_key(spki: bytes, algorithm: Algorithm) -> PublicKey:
     try:
         key = load_der_public_key(spki)
     except (ValueError, TypeError, PycaUnsupported) as error:
-        raise BackendProtocolError("The backend returned a public key that cannot be parsed.") from error
+        raise BackendProtocolError(
+            "The backend returned a public key that cannot be parsed."
+        ) from error
     if not _fits(key, algorithm):
         raise BackendProtocolError(
             f"The backend returned a public key that is not a {algorithm.id} key."
@@ -53,9 +55,7 @@ def load_public_key(spki: bytes, algorithm: Algorithm) -> PublicKey:
 def _fits(key: object, algorithm: Algorithm) -> bool:
     if isinstance(key, rsa.RSAPublicKey):
         exponent = key.public_numbers().e
-        return (
-            algorithm.kty == "RSA" and key.key_size == algorithm.key_bits and exponent >= 65537
-        )
+        return algorithm.kty == "RSA" and key.key_size == algorithm.key_bits and exponent >= 65537
     if isinstance(key, ec.EllipticCurvePublicKey):
         return algorithm.kty == "EC" and isinstance(key.curve, _CURVES[algorithm.curve or ""])
     if isinstance(key, ed25519.Ed25519PublicKey):

@@ -14,7 +14,12 @@ from joserfc.util import urlsafe_b64decode
 
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.algorithms import Algorithm
-from kmsjwks.domain.errors import BackendProtocolError, InvalidRequest, MalformedJson
+from kmsjwks.domain.errors import (
+    BackendProtocolError,
+    ClaimRejected,
+    InvalidRequest,
+    MalformedJson,
+)
 from kmsjwks.domain.signatures import Verifier
 
 ExternalSign = Callable[[bytes], bytes]
@@ -22,6 +27,8 @@ ExternalSign = Callable[[bytes], bytes]
 
 MAX_TOKEN_BYTES = 128 * 1024
 _MAX_HEADER_BYTES = 4096
+_HEADERS = frozenset({"typ", "cty"})
+_MAX_MEDIA_TYPE = 128  # characters
 
 
 class _ExternalModel(JWSAlgModel):
@@ -33,7 +40,7 @@ class _ExternalModel(JWSAlgModel):
         self.key_type = algorithm.kty
         self._sign, self._verify = sign, verify
 
-    def sign(self, msg: bytes, key: Any) -> bytes:
+    def sign(self, msg: bytes, key: Any) -> bytes:  # noqa: ARG002  # joserfc calls it so
         signature = self._sign(msg)
         if not self._verify(msg, signature):
             raise BackendProtocolError(
@@ -42,7 +49,7 @@ class _ExternalModel(JWSAlgModel):
             )
         return signature
 
-    def verify(self, msg: bytes, sig: bytes, key: Any) -> bool:
+    def verify(self, msg: bytes, sig: bytes, key: Any) -> bool:  # noqa: ARG002
         return self._verify(msg, sig)
 
 
@@ -77,8 +84,16 @@ class JwsSigner:
         ``alg`` and ``kid`` are set here and nowhere else.
 
         Raises:
+            ClaimRejected: a header parameter that is not ``typ`` or ``cty``, or too long.
             BackendError: the device failed, or its signature did not verify.
         """
+        for name, value in header.items():
+            if name not in _HEADERS or not isinstance(value, str) or len(value) > _MAX_MEDIA_TYPE:
+                raise ClaimRejected(
+                    "Only typ and cty, strings of at most "
+                    f"{_MAX_MEDIA_TYPE} characters, go into the header.",
+                    member=name[:64],
+                )
         protected: Header = {**header, "alg": self._alg, "kid": self._kid}
         return jws.serialize_compact(protected, payload, self._key, registry=self._registry)
 

@@ -24,9 +24,7 @@ class KeyState(Enum):
 
 
 TRANSITIONS: dict[KeyState, frozenset[KeyState]] = {
-    KeyState.PRE_ACTIVATION: frozenset(
-        {KeyState.ACTIVE, KeyState.COMPROMISED, KeyState.DESTROYED}
-    ),
+    KeyState.PRE_ACTIVATION: frozenset({KeyState.ACTIVE, KeyState.COMPROMISED, KeyState.DESTROYED}),
     KeyState.ACTIVE: frozenset({KeyState.DEACTIVATED, KeyState.COMPROMISED}),
     KeyState.DEACTIVATED: frozenset({KeyState.COMPROMISED, KeyState.DESTROYED}),
     KeyState.COMPROMISED: frozenset({KeyState.DESTROYED}),
@@ -79,9 +77,7 @@ def check_transition(key: Key, to: KeyState) -> None:
         TransitionRefused: ``key.state -> to`` is not in ``TRANSITIONS``.
     """
     if to not in TRANSITIONS[key.state]:
-        raise TransitionRefused(
-            f"Key {key.kid} is {key.state.value}; it cannot become {to.value}."
-        )
+        raise TransitionRefused(f"Key {key.kid} is {key.state.value}; it cannot become {to.value}.")
 
 
 def may_sign(key: Key, now: int) -> bool:
@@ -92,8 +88,10 @@ def may_sign(key: Key, now: int) -> bool:
 
 def is_published(key: Key, now: int) -> bool:
     """Whether the key belongs in the JWKS at ``now`` (seconds)."""
+    if key.times.published_at is None or key.times.published_at > now:
+        return False
     if key.state in (KeyState.PRE_ACTIVATION, KeyState.ACTIVE):
-        return key.times.published_at is not None
+        return True
     if key.state is KeyState.DEACTIVATED:
         return key.times.withdraw_at is None or now < key.times.withdraw_at
     return False

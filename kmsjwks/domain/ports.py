@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from kmsjwks.domain.algorithms import Algorithm
 from kmsjwks.domain.audit import SigningRecord
 from kmsjwks.domain.keys import Key, Keyset
+from kmsjwks.domain.tokens import TokenRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,8 @@ class KeyBackend(Protocol):
         """Only keys that this program created."""
 
     def sign(self, key: BackendKey, message: bytes) -> bytes:
-        """The JOSE signature (RFC 7518 section 3) of ``message``, hashed here where the scheme hashes."""
+        """The JOSE signature (RFC 7518 section 3) of ``message``, which is hashed here where the
+        scheme hashes."""
 
     def evidence(self, ref: str) -> Evidence: ...
 
@@ -158,6 +160,13 @@ class KeyStore(Protocol):
         Raises:
             Conflict: the name, the kid, or the key in the backend is taken; or no creation of
                 this keyset, backend and algorithm is open under ``request_id``.
+        """
+
+    def update_rules(self, keyset: str, rules: TokenRules) -> None:
+        """Replace the token rules of a keyset; they hold for tokens signed from then on.
+
+        Raises:
+            KeysetNotFound
         """
 
     def keysets(self) -> Sequence[Keyset]:

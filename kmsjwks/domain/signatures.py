@@ -50,7 +50,9 @@ def raw_from_der(der: bytes, algorithm: Algorithm) -> bytes:
 def der_from_raw(raw: bytes) -> bytes:
     """Fixed-width r||s -> DER ECDSA-Sig-Value."""
     half = len(raw) // 2
-    return encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
+    return encode_dss_signature(
+        int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big")
+    )
 
 
 def _pss(hash_: hashes.HashAlgorithm) -> padding.PSS:

@@ -34,7 +34,9 @@ def _constant(name: str) -> NoReturn:
 def _float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise MalformedJson(f"The number {text[:32]} is too large to survive JSON. Send it as a string.")
+        raise MalformedJson(
+            f"The number {text[:32]} is too large to survive JSON. Send it as a string."
+        )
     try:
         intact = Decimal(text) == Decimal(repr(value))
     except InvalidOperation:
@@ -70,7 +72,9 @@ def loads(data: bytes) -> Any:
             f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
         ) from error
     except ValueError as error:  # integers beyond sys.get_int_max_str_digits()
-        raise MalformedJson("A number in the body has too many digits. Send it as a string.") from error
+        raise MalformedJson(
+            "A number in the body has too many digits. Send it as a string."
+        ) from error
     _check_text(value, MAX_DEPTH)
     return value
 

@@ -53,7 +53,9 @@ def check_rules(rules: TokenRules) -> TokenRules:
             f"The issuer {rules.issuer!r} is not an http(s) URL without query and fragment."
         )
     if rules.issuer.endswith("/"):
-        raise InvalidRequest(f"The issuer {rules.issuer!r} ends in '/'; clients compare it exactly.")
+        raise InvalidRequest(
+            f"The issuer {rules.issuer!r} ends in '/'; clients compare it exactly."
+        )
     if not 1 <= rules.max_lifetime <= 366 * 24 * 3600:
         raise InvalidRequest("The maximum lifetime must be between one second and 366 days.")
     if not 1 <= rules.default_lifetime <= rules.max_lifetime:
@@ -63,7 +65,7 @@ def check_rules(rules: TokenRules) -> TokenRules:
         )
     if not rules.audiences:
         raise InvalidRequest("No audience is allowed; name at least one, or '*' for any.")
-    if not rules.typ or not rules.typ.isascii() or not rules.typ.isprintable():
+    if not (0 < len(rules.typ) <= 128 and rules.typ.isascii() and rules.typ.isprintable()):
         raise InvalidRequest("typ must be a media type name (RFC 7515 section 4.1.9).")
     clash = set(rules.required) & set(rules.forbidden)
     if clash:
@@ -109,9 +111,7 @@ def build_token(
     stamped = {**claims, "iss": rules.issuer, "iat": now, "exp": exp}
     stamped.setdefault("jti", jti)
     _check_presence(rules, stamped, claims)
-    return TokenContent(
-        header=_header(rules, headers), claims=stamped, exp=exp, jti=stamped["jti"]
-    )
+    return TokenContent(header=_header(rules, headers), claims=stamped, exp=exp, jti=stamped["jti"])
 
 
 def _is_int(value: object) -> bool:

@@ -1,0 +1,1 @@
+"""The HTTP edge: Flask views over the services. Holds no business rule."""

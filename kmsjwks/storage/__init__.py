@@ -1,0 +1,1 @@
+"""Durable state: keysets, keys and creation intents in SQL (SQLAlchemy Core, Alembic)."""

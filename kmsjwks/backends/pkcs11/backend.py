@@ -192,9 +192,7 @@ class Pkcs11Backend:
         return self._call(destroy, "destroying a key", self._settings.call_timeout)
 
     def check(self) -> None:
-        self._call(
-            lambda pooled: pooled.require_login(), "answering", self._settings.call_timeout
-        )
+        self._call(lambda pooled: pooled.require_login(), "answering", self._settings.call_timeout)
 
     def describe(self) -> dict[str, str]:
         """Module and token, for an administrator's eyes."""
@@ -274,7 +272,7 @@ def _in_thread(call: Callable[[], T], timeout: float) -> T:
     def run() -> None:
         try:
             results.append(call())
-        except Exception as error:  # noqa: BLE001  # handed to the waiting thread
+        except Exception as error:  # handed to the waiting thread
             failures.append(error)
 
     thread = threading.Thread(target=run, name="kmsjwks-pkcs11-call", daemon=True)

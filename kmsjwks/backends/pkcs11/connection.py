@@ -141,7 +141,8 @@ def _login(token: Token, settings: Pkcs11Settings) -> Session:
         pin = PROTECTED_AUTH
     elif token.flags & TokenFlag.LOGIN_REQUIRED:
         raise BackendDenied(
-            f"The token {token.label!r} requires a login; set pin_file, pin_env_file or pin_command."
+            f"The token {token.label!r} requires a login; set pin_file, pin_env_file or "
+            "pin_command."
         )
     else:
         return token.open()
@@ -204,5 +205,3 @@ def process_lock(path: Path, timeout: float) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-

@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Protocol
 
 from pkcs11._pkcs11 import lib as _PyKcs11Library
@@ -163,10 +164,8 @@ class Library:
             return
         if any(user.in_flight() for user in users):
             raise BackendUnavailable("A call into the PKCS#11 module has not returned yet.")
-        try:
+        with suppress(VendorError):  # a token process that died cannot be told good-bye
             self._lib.finalize()
-        except VendorError:
-            pass  # a token process that died cannot be told good-bye
         try:
             self._lib.initialize()
         except VendorError as error:

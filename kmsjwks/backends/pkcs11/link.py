@@ -220,7 +220,7 @@ class _Attempt:
             self.result = self._connect()
         except BackendError as error:
             self.result = error
-        except Exception as error:  # noqa: BLE001  # a vendor module can raise anything
+        except Exception as error:  # a vendor module can raise anything
             self.result = BackendUnavailable(f"Opening the token failed ({type(error).__name__}).")
 
     @property

@@ -16,7 +16,9 @@ def offered_algorithms(pooled: PooledSession) -> frozenset[Algorithm]:
     """Both mechanisms listed, the key size in range, and for curves, which no mechanism tells
     apart, a pair generated as a session object and thrown away."""
     slot = pooled.session().token.slot
-    listed = {mechanism.name for mechanism in slot.get_mechanisms() if isinstance(mechanism, Mechanism)}
+    listed = {
+        mechanism.name for mechanism in slot.get_mechanisms() if isinstance(mechanism, Mechanism)
+    }
     by_list = [
         alg
         for alg in ALGORITHMS
@@ -32,11 +34,11 @@ def offered_algorithms(pooled: PooledSession) -> frozenset[Algorithm]:
 def _size_fits(slot: Any, alg: Algorithm) -> bool:
     info = slot.get_mechanism_info(Mechanism[alg.pkcs11_keygen])
     low, high = info.min_key_length, info.max_key_length
-    if not 0 < high or low > high:
+    if not high > 0 or low > high:
         return True  # the module does not say
     if alg.kty == "OKP":  # 255 or 256 bits, 448 or 456: modules differ
         low, high = low - 1, high + 8
-    return bool(low <= alg.key_bits <= high or low <= 448 <= high and alg.curve == "Ed448")
+    return bool(low <= alg.key_bits <= high or (low <= 448 <= high and alg.curve == "Ed448"))
 
 
 def _generates(pooled: PooledSession, alg: Algorithm) -> bool:

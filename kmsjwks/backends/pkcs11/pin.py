@@ -50,7 +50,8 @@ class EnvironmentFilePin:
         path = self.environ.get(self.variable)
         if not path:
             raise BackendDenied(
-                f"The environment variable {self.variable}, which should name the PIN file, is not set."
+                f"The environment variable {self.variable}, which should name the PIN file, is "
+                "not set."
             )
         return FilePin(Path(path)).read()
 

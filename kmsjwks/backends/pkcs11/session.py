@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from pkcs11 import Attribute, ObjectClass, Session
@@ -76,10 +77,8 @@ class PooledSession:
         session, self._session = self._session, None
         self._handles = {}
         if session is not None:
-            try:
+            with suppress(VendorError):  # an error means that it is gone, as wanted
                 session.close()
-            except VendorError:
-                pass  # it is gone, which is what we want
 
     def find(self, kind: ObjectClass, ref: str, *, rw: bool = False) -> list[Any]:
         """All objects of one class with this CKA_ID. Read to the end: a half-read search blocks

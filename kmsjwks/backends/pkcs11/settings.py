@@ -159,19 +159,15 @@ def _cross_checks(model: _Options) -> list[str]:
 
 
 def _pin_source(model: _Options, base: Path, environ: Mapping[str, str]) -> PinSource | None:
-    if model.pin_file:
-        return FilePin(base / model.pin_file)
+    source = model.pin_source or ""
     if model.pin_env_file:
-        return EnvironmentFilePin(model.pin_env_file, environ)
-    if model.pin_command:
-        return CommandPin(tuple(model.pin_command))
+        return EnvironmentFilePin(model.pin_env_file, dict(environ))
     if model.pin_value:
         return InlinePin(model.pin_value)
-    if model.pin_source and model.pin_source.startswith("|"):  # RFC 7512 section 2.4
-        return CommandPin(tuple(model.pin_source[1:].split()))
-    if model.pin_source:
-        return FilePin(base / model.pin_source.removeprefix("file://").removeprefix("file:"))
-    return None
+    if model.pin_command or source.startswith("|"):  # RFC 7512 section 2.4
+        return CommandPin(tuple(model.pin_command or source[1:].split()))
+    path = model.pin_file or source.removeprefix("file://").removeprefix("file:")
+    return FilePin(base / path) if path else None
 
 
 def _expand(value: str, base: Path) -> str:

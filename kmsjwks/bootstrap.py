@@ -1,0 +1,163 @@
+"""The composition root: the only place that knows which parts go together."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import entry_points
+from typing import Any
+
+from kmsjwks.config import BackendSettings, Settings
+from kmsjwks.domain.access import Principal
+from kmsjwks.domain.errors import ConfigurationError
+from kmsjwks.domain.ports import BackendContext, BackendFactory, KeyBackend, KeyStore, ServerHooks
+from kmsjwks.services.lifecycle import KeysetService
+from kmsjwks.services.signing import SigningService
+from kmsjwks.services.snapshot import SnapshotKeeper, take_snapshot
+from kmsjwks.storage.audit_file import FileAuditSink
+from kmsjwks.storage.engine import make_engine
+from kmsjwks.storage.keystore import SqlKeyStore
+from kmsjwks.storage.migration import migrate
+
+BACKEND_GROUP = "kmsjwks.backends"
+
+
+class SystemClock:
+    def now(self) -> float:
+        return time.time()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Everything wired together. Nothing in it has touched a device or started a thread yet."""
+
+    settings: Settings
+    store: KeyStore
+    backends: Mapping[str, KeyBackend]
+    snapshots: SnapshotKeeper
+    keysets: KeysetService
+    signing: SigningService
+    principals: Mapping[str, Principal]  # by lower-case hex SHA-256 of the bearer token
+
+    def close(self) -> None:
+        for backend in self.backends.values():
+            backend.close()
+
+
+def build(
+    settings: Settings, environ: Mapping[str, str], hooks: ServerHooks | None = None
+) -> Service:
+    """Wire a service; migrates the database where that is due.
+
+    ``hooks`` are those of a serving process; without them every backend call is bounded by a
+    thread of its own.
+
+    Raises:
+        ConfigurationError: a backend's options, or the database URL.
+        StoreUnavailable: the database does not answer.
+    """
+    clock = SystemClock()
+    backends = open_backends(settings, environ, hooks)
+    engine = make_engine(settings.database.url)
+    migrate(engine)
+    store = SqlKeyStore(engine)
+    snapshots = SnapshotKeeper(
+        take=lambda now: take_snapshot(store, backends, max_age=settings.jwks.max_age, now=now),
+        revision=store.revision,
+        clock=clock,
+        refresh_interval=settings.snapshot.refresh_interval,
+    )
+    audit = FileAuditSink(settings.audit.directory)
+    return Service(
+        settings=settings,
+        store=store,
+        backends=backends,
+        snapshots=snapshots,
+        keysets=KeysetService(store, backends, clock),
+        signing=SigningService(snapshots, audit, clock, new_jti),
+        principals=principals(settings),
+    )
+
+
+def new_jti() -> str:
+    """128 random bits, base64url."""
+    return secrets.token_urlsafe(16)
+
+
+def principals(settings: Settings) -> dict[str, Principal]:
+    return {
+        digest: Principal(client.name, client.grants)
+        for client in settings.clients
+        for digest in client.token_sha256
+    }
+
+
+def open_backends(
+    settings: Settings, environ: Mapping[str, str], hooks: ServerHooks | None
+) -> dict[str, KeyBackend]:
+    """
+    Raises:
+        ConfigurationError: every backend's mistakes at once.
+    """
+    openers = backend_openers(settings, environ)
+    return {name: opener(hooks) for name, opener in openers.items()}
+
+
+def backend_openers(
+    settings: Settings, environ: Mapping[str, str]
+) -> dict[str, Callable[[ServerHooks | None], KeyBackend]]:
+    """Validate the options of every backend; open none.
+
+    Raises:
+        ConfigurationError: every backend's mistakes at once.
+    """
+    factories = _factories()
+    context = BackendContext(
+        base=settings.base_directory, state=settings.state.directory, environ=dict(environ)
+    )
+    openers: dict[str, Callable[[ServerHooks | None], KeyBackend]] = {}
+    problems: list[str] = []
+    for name, backend in settings.backends.items():
+        try:
+            factory = _factory(factories, backend)
+            openers[name] = partial(factory.open, _parse(factory, backend, context))
+        except ConfigurationError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigurationError(problems)
+    return openers
+
+
+def _parse(factory: BackendFactory, backend: BackendSettings, context: BackendContext) -> Any:
+    return factory.parse(backend.name, backend.options, context)
+
+
+def _factories() -> dict[str, Callable[[], BackendFactory]]:
+    """One factory a type and process, made when first asked for."""
+    made: dict[str, BackendFactory] = {}
+
+    def make(name: str, load: Callable[[], Callable[[], BackendFactory]]) -> BackendFactory:
+        if name not in made:
+            made[name] = load()()
+        return made[name]
+
+    return {
+        point.name: partial(make, point.name, point.load)
+        for point in entry_points(group=BACKEND_GROUP)
+    }
+
+
+def _factory(
+    factories: Mapping[str, Callable[[], BackendFactory]], backend: BackendSettings
+) -> BackendFactory:
+    if backend.type not in factories:
+        raise ConfigurationError(
+            [
+                f"backends.{backend.name}.type: there is no backend type {backend.type!r}; "
+                f"installed: {', '.join(sorted(factories)) or 'none'}"
+            ]
+        )
+    return factories[backend.type]()

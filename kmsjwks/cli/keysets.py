@@ -1,0 +1,177 @@
+"""`kmsjwks keysets`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from kmsjwks.bootstrap import Service
+from kmsjwks.cli.output import emit, shown_duration, shown_time
+from kmsjwks.cli.session import Session, exits
+from kmsjwks.cli.types import Duration
+from kmsjwks.domain.algorithms import ALGORITHMS, Algorithm, find_algorithm
+from kmsjwks.domain.errors import InvalidRequest, KeysetNotFound
+from kmsjwks.domain.keys import Key, Keyset
+from kmsjwks.domain.tokens import TokenRules
+
+_DEFAULT_LIFETIME = 300  # seconds
+_NAMES = ", ".join(dict.fromkeys(one.jose for one in ALGORITHMS))
+
+
+@click.group()
+def keysets() -> None:
+    """Named series of signing keys."""
+
+
+def _rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(
+        (
+            click.argument("name"),
+            click.option(
+                "--algorithm",
+                "--alg",
+                "alg",
+                required=True,
+                help=f"One of {_NAMES}; RSA sizes as RS256-3072, curves as Ed25519 or Ed448.",
+            ),
+            click.option("--key-size", type=int, help="RSA modulus in bits: 2048, 3072, 4096."),
+            click.option("--curve", help="Curve of EdDSA: Ed25519 (default) or Ed448."),
+            click.option("--backend", help="Default: the only one that is configured."),
+            click.option("--issuer", help="The iss URL. Default: the service's base URL."),
+            click.option(
+                "--audience",
+                "audiences",
+                multiple=True,
+                help="An allowed aud; repeatable. '*' (default) allows any.",
+            ),
+            click.option("--typ", default="JWT", show_default=True, help="The typ header."),
+            click.option("--max-lifetime", type=Duration(), default="1h", show_default=True),
+            click.option(
+                "--default-lifetime", type=Duration(), help="Default: 5m, or the maximum if less."
+            ),
+            click.option("--require", "required", multiple=True, help="A claim that must be sent."),
+            click.option("--forbid", "forbidden", multiple=True, help="A claim that must not."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@keysets.command()
+@_rule_options
+@click.pass_context
+@exits
+def create(context: click.Context, name: str, **options: Any) -> None:
+    """Create a keyset with one active key, generated in the backend."""
+    session: Session = context.obj
+    with session.service() as service:
+        service.keysets.create(name, *_wanted(service, name, options))
+        _emit_one(context, service, name)
+
+
+@keysets.command()
+@_rule_options
+@click.pass_context
+@exits
+def ensure(context: click.Context, name: str, **options: Any) -> None:
+    """Create a keyset unless it exists; otherwise bring its token rules in line."""
+    session: Session = context.obj
+    with session.service() as service:
+        service.keysets.ensure(name, *_wanted(service, name, options))
+        _emit_one(context, service, name)
+
+
+def _wanted(
+    service: Service, name: str, options: dict[str, Any]
+) -> tuple[Algorithm, str, TokenRules]:
+    algorithm = find_algorithm(options["alg"], key_bits=options["key_size"], curve=options["curve"])
+    maximum = options["max_lifetime"]
+    rules = TokenRules(
+        issuer=options["issuer"] or _default_issuer(service, name, algorithm),
+        audiences=options["audiences"] or ("*",),
+        typ=options["typ"],
+        max_lifetime=maximum,
+        default_lifetime=options["default_lifetime"] or min(_DEFAULT_LIFETIME, maximum),
+        required=options["required"],
+        forbidden=options["forbidden"],
+    )
+    return algorithm, options["backend"] or _only_backend(service), rules
+
+
+def _default_issuer(service: Service, name: str, algorithm: Algorithm) -> str:
+    """The base URL, or for an algorithm that breaks clients a path of the keyset's own below it."""
+    base = service.settings.server.base_url
+    return f"{base}/{name}" if algorithm.breaks_clients else base
+
+
+def _only_backend(service: Service) -> str:
+    if len(service.backends) == 1:
+        return next(iter(service.backends))
+    raise InvalidRequest(f"Choose a backend with --backend: {', '.join(sorted(service.backends))}.")
+
+
+@keysets.command("list")
+@click.pass_context
+@exits
+def list_(context: click.Context) -> None:
+    """All keysets."""
+    session: Session = context.obj
+    with session.service() as service:
+        emit(context, [_summary(keyset) for keyset in service.store.keysets()])
+
+
+@keysets.command()
+@click.argument("name")
+@click.pass_context
+@exits
+def show(context: click.Context, name: str) -> None:
+    """One keyset with its keys."""
+    session: Session = context.obj
+    with session.service() as service:
+        _emit_one(context, service, name)
+
+
+def _emit_one(context: click.Context, service: Service, name: str) -> None:
+    keyset = next((one for one in service.store.keysets() if one.name == name), None)
+    if keyset is None:
+        raise KeysetNotFound(f"There is no keyset {name}.")
+    rules = keyset.rules
+    emit(
+        context,
+        {
+            **_summary(keyset),
+            "jwks_uri": f"{rules.issuer}/.well-known/jwks.json",
+            "typ": rules.typ,
+            "default_lifetime": shown_duration(rules.default_lifetime),
+            "required_claims": list(rules.required),
+            "forbidden_claims": list(rules.forbidden),
+            "created_at": shown_time(keyset.created_at),
+            "keys": [summary_of_key(key) for key in service.store.keys(name)],
+        },
+    )
+
+
+def _summary(keyset: Keyset) -> dict[str, Any]:
+    return {
+        "name": keyset.name,
+        "algorithm": keyset.algorithm.id,
+        "backend": keyset.backend,
+        "issuer": keyset.rules.issuer,
+        "audiences": list(keyset.rules.audiences),
+        "max_lifetime": shown_duration(keyset.rules.max_lifetime),
+    }
+
+
+def summary_of_key(key: Key) -> dict[str, Any]:
+    return {
+        "kid": key.kid,
+        "state": key.state.value,
+        "algorithm": key.algorithm.id,
+        "backend": key.backend,
+        "ref": key.ref,
+        "published_at": shown_time(key.times.published_at),
+        "activate_at": shown_time(key.times.activate_at),
+        "withdraw_at": shown_time(key.times.withdraw_at),
+    }

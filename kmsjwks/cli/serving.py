@@ -1,0 +1,53 @@
+"""`kmsjwks serve`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import partial
+from typing import Any
+
+import click
+
+from kmsjwks.bootstrap import backend_openers, build
+from kmsjwks.cli.logs import configure_logging
+from kmsjwks.cli.session import Session, exits
+from kmsjwks.config import Settings
+from kmsjwks.domain.ports import ServerHooks
+from kmsjwks.http.app import create_app
+from kmsjwks.http.server import serve as serve_http
+from kmsjwks.http.server import start_warming
+
+_log = logging.getLogger(__name__)
+
+
+@click.command()
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on.")
+@click.option("--workers", type=int, help="Worker processes; 0 for one a core.")
+@click.pass_obj
+@exits
+def serve(session: Session, host: str | None, port: int | None, workers: int | None) -> None:
+    """Serve HTTP in the foreground until SIGTERM or SIGINT."""
+    overrides = {"server.host": host, "server.port": port, "server.workers": workers}
+    settings = session.settings(**overrides)
+    configure_logging(settings.logging)
+    environ = dict(os.environ)
+    backend_openers(settings, environ)  # every mistake now, not in a worker
+    build(settings, environ)  # migrates; opens no device: workers are forked from here
+    _log.info(
+        "kmsjwks serves %s on http://%s:%d",
+        settings.server.base_url,
+        settings.server.host,
+        settings.server.port,
+    )
+    serve_http(settings, partial(_load, settings, environ))
+    _log.info("kmsjwks has stopped.")
+
+
+def _load(settings: Settings, environ: dict[str, str], hooks: ServerHooks) -> Any:
+    """In a worker process."""
+    configure_logging(settings.logging)
+    service = build(settings, environ, hooks)
+    start_warming(service)
+    return create_app(service).wsgi_app

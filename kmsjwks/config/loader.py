@@ -1,0 +1,168 @@
+"""Reads the configuration: flags over environment over file over defaults."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePath
+from types import MappingProxyType
+from urllib.parse import urlsplit
+
+from kmsjwks.config import schema, values
+from kmsjwks.config.environment import read_environment
+from kmsjwks.config.places import Place, Problem
+from kmsjwks.config.settings import (
+    AuditSettings,
+    BackendSettings,
+    ClientSettings,
+    DatabaseSettings,
+    JwksSettings,
+    LoggingSettings,
+    ServerSettings,
+    Settings,
+    SnapshotSettings,
+    StateSettings,
+)
+from kmsjwks.config.sources import Assignment, overlay, parse_text, split_name
+from kmsjwks.config.tomlfile import find_config_file, read_config_file
+from kmsjwks.config.validation import Places, validate
+from kmsjwks.domain.access import Grant
+from kmsjwks.domain.errors import ConfigurationError
+
+_NO_OVERRIDES: Mapping[str, object] = MappingProxyType({})
+_FLAG_PLACE = Place("command line")
+
+
+def load(
+    path: Path | None,
+    *,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, object] = _NO_OVERRIDES,
+) -> Settings:
+    """Read and check everything that is configured.
+
+    Args:
+        path: the configuration file; None looks for it (see ``find_config_file``).
+        environ: the process environment.
+        overrides: flags of the command line by setting, such as ``{"server.port": 9000}``;
+            None as a value is a flag that was not given.
+
+    Raises:
+        ConfigurationError: with every mistake there is, each with its place.
+    """
+    found = find_config_file(path, environ)
+    # Not resolve(): a mounted file is often a link into a directory that holds nothing else.
+    base_directory = found.absolute().parent
+    file = read_config_file(found)
+    environment = read_environment(environ, file.data, base_directory)
+    flags = list(_flags(overrides))
+    problems = [*file.problems, *environment.problems]
+    problems += [item for item in flags if isinstance(item, Problem)]
+    if file.problems:
+        raise _error(problems)
+    assignments = (
+        *environment.assignments,
+        *(item for item in flags if isinstance(item, Assignment)),
+    )
+    document, wrong = validate(overlay(file.data, assignments), Places(file, assignments))
+    if document is None or problems or wrong:
+        raise _error([*problems, *wrong])
+    return _settings(document, found, base_directory)
+
+
+def _error(problems: Iterable[Problem]) -> ConfigurationError:
+    """Problems of the file first, in the order of its lines."""
+    ordered = sorted(problems, key=lambda problem: (problem.place.line == 0, problem.place.line))
+    return ConfigurationError([str(problem) for problem in ordered])
+
+
+def _flags(overrides: Mapping[str, object]) -> Iterator[Assignment | Problem]:
+    known = [".".join(setting) for setting in schema.fixed_settings()]
+    for name, value in overrides.items():
+        if value is None:
+            continue
+        location = split_name(name)
+        if location is None:
+            guess = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {guess[0]}?" if guess else ""
+            yield Problem(_FLAG_PLACE, f"{name}: unknown setting{hint}")
+        else:
+            yield Assignment(location, _flag_value(value, location), _FLAG_PLACE)
+
+
+def _flag_value(value: object, location: tuple[str, ...]) -> object:
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, tuple):
+        return list(value)
+    return parse_text(value, location, None) if isinstance(value, str) else value
+
+
+def _settings(document: schema.Document, path: Path, base_directory: Path) -> Settings:
+    server = _server(document.server)
+    clients = tuple(_client(name, client) for name, client in document.clients.items())
+    return Settings(
+        server=server,
+        database=DatabaseSettings(
+            url=values.resolve_database_url(document.database.url, str(base_directory))
+        ),
+        state=StateSettings(directory=base_directory / document.state.directory),
+        audit=AuditSettings(directory=base_directory / document.audit.directory),
+        jwks=JwksSettings(max_age=document.jwks.max_age),
+        snapshot=SnapshotSettings(refresh_interval=document.snapshot.refresh_interval),
+        logging=LoggingSettings(level=document.logging.level, format=document.logging.format),
+        backends=MappingProxyType(
+            {name: _backend(name, backend) for name, backend in document.backends.items()}
+        ),
+        clients=clients,
+        config_path=path,
+        base_directory=base_directory,
+        warnings=tuple(_warnings(server, document.server.base_url is not None, clients)),
+    )
+
+
+def _server(table: schema.Server) -> ServerSettings:
+    host = f"[{table.host}]" if ":" in table.host else table.host
+    return ServerSettings(
+        host=table.host,
+        port=table.port,
+        workers=table.workers,
+        max_concurrency=table.max_concurrency,
+        base_url=table.base_url or f"http://{host}:{table.port}",
+        max_body_bytes=table.max_body_bytes,
+        shutdown_timeout=float(table.shutdown_timeout),
+    )
+
+
+def _backend(name: str, table: schema.Backend) -> BackendSettings:
+    options = MappingProxyType(copy.deepcopy(table.model_extra or {}))
+    return BackendSettings(name=name, type=table.type, options=options)
+
+
+def _client(name: str, table: schema.Client) -> ClientSettings:
+    grants = tuple(
+        Grant(actions=frozenset(grant.actions), keysets=tuple(grant.keysets))
+        for grant in table.grants
+    )
+    return ClientSettings(name=name, token_sha256=tuple(table.token_sha256), grants=grants)
+
+
+def _warnings(
+    server: ServerSettings, base_url_is_set: bool, clients: Iterable[ClientSettings]
+) -> Iterator[str]:
+    url = urlsplit(server.base_url)
+    if url.scheme == "http" and not values.is_loopback(url.hostname or ""):
+        if base_url_is_set:
+            yield (
+                f"server.base_url is {server.base_url}: over plain http anybody on the way can "
+                "replace the keys that verifiers fetch. Use https."
+            )
+        else:
+            yield (
+                f"server.base_url is not set, so issuers become {server.base_url}, which "
+                "verifiers elsewhere cannot use safely. Set it to the public https URL."
+            )
+    for client in clients:
+        if not client.grants:
+            yield f"clients.{client.name} has no grants: it may do nothing."

@@ -1,0 +1,160 @@
+"""The shape of the configuration: tables, types, defaults and limits, in pydantic models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, get_origin
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from kmsjwks.config import values
+from kmsjwks.config.settings import LogFormat, LogLevel
+from kmsjwks.domain.access import Action
+
+Name = Annotated[str, AfterValidator(values.name)]
+Directory = Annotated[str, AfterValidator(values.directory)]
+Port = Annotated[int, AfterValidator(values.between(1, 65535))]
+Workers = Annotated[int, AfterValidator(values.between(0, 1024))]
+Concurrency = Annotated[int, AfterValidator(values.between(1, 65536))]
+BodyBytes = Annotated[int, AfterValidator(values.between(1024, 16 * 1024 * 1024))]
+ShutdownSeconds = Annotated[float, AfterValidator(values.between(0, 3600))]
+MaxAgeSeconds = Annotated[int, AfterValidator(values.between(1, 86400))]
+RefreshSeconds = Annotated[float, AfterValidator(values.between(0.1, 3600))]
+BaseUrl = Annotated[str, AfterValidator(values.base_url)]
+DatabaseUrl = Annotated[str, AfterValidator(values.database_url)]
+BackendType = Annotated[str, AfterValidator(values.backend_type)]
+TokenHash = Annotated[str, AfterValidator(values.token_hash)]
+KeysetPattern = Annotated[str, AfterValidator(values.keyset_pattern)]
+# Strict mode takes enum members only, and TOML has none.
+ActionName = Annotated[Action, Field(strict=False)]
+
+
+class Table(BaseModel):
+    # hide_input_in_errors: pydantic's own message must not carry a secret into a traceback.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+class Server(Table):
+    host: Annotated[str, AfterValidator(values.host)] = "127.0.0.1"
+    port: Port = 8080
+    workers: Workers = 0
+    max_concurrency: Concurrency = 128
+    base_url: BaseUrl | None = None
+    max_body_bytes: BodyBytes = 65536
+    shutdown_timeout: ShutdownSeconds = 10.0
+
+
+class Database(Table):
+    url: DatabaseUrl = "sqlite:///var/kmsjwks.db"
+
+
+class State(Table):
+    directory: Directory = "var/state"
+
+
+class Audit(Table):
+    directory: Directory = "var/audit"
+
+
+class Jwks(Table):
+    max_age: MaxAgeSeconds = 300
+
+
+class Snapshot(Table):
+    refresh_interval: RefreshSeconds = 2.0
+
+
+class Logging(Table):
+    level: LogLevel = "info"
+    format: LogFormat = "json"
+
+
+class Backend(Table):
+    """``model_extra`` holds the backend's own options."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: BackendType
+
+
+class ClientGrant(Table):
+    actions: Annotated[list[ActionName], Field(min_length=1)]
+    keysets: Annotated[list[KeysetPattern], Field(min_length=1)]
+
+
+class Client(Table):
+    token_sha256: Annotated[list[TokenHash], Field(min_length=1)]
+    grants: list[ClientGrant] = Field(default_factory=list)
+
+
+def _some_backend(backends: dict[str, Backend]) -> dict[str, Backend]:
+    if not backends:
+        raise ValueError(
+            "at least one backend is required; add a table such as [backends.softhsm] "
+            'with type = "pkcs11"'
+        )
+    return backends
+
+
+class Document(Table):
+    server: Server = Server()
+    database: Database = Database()
+    state: State = State()
+    audit: Audit = Audit()
+    jwks: Jwks = Jwks()
+    snapshot: Snapshot = Snapshot()
+    logging: Logging = Logging()
+    backends: Annotated[dict[Name, Backend], AfterValidator(_some_backend)] = Field(
+        default_factory=dict, validate_default=True
+    )
+    clients: dict[Name, Client] = Field(default_factory=dict)
+
+
+TABLES: Mapping[str, type[Table]] = {
+    name: field.annotation
+    for name, field in Document.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Table)
+}
+"""The tables of fixed name; ``backends`` and ``clients`` are tables of tables."""
+
+
+def setting_kind(location: tuple[str, ...]) -> type | None:
+    """The type of a setting: bool, int, float, str or list; ``object`` for a backend's option.
+
+    None when there is no such setting.
+    """
+    match location:
+        case ("backends", _, "type"):
+            return str
+        case ("backends", _, _, *_) if all(location):
+            return object
+        case ("clients", _, field) if field in Client.model_fields:
+            return _kind(Client.model_fields[field].annotation)
+        case (table, field) if table in TABLES and field in TABLES[table].model_fields:
+            return _kind(TABLES[table].model_fields[field].annotation)
+    return None
+
+
+def _kind(annotation: Any) -> type:
+    if get_origin(annotation) is list:
+        return list
+    return annotation if annotation in (bool, int, float) else str
+
+
+def members(location: tuple[str, ...]) -> tuple[str, ...]:
+    """The names that may stand in the table at ``location``; none where names are free."""
+    match location:
+        case ():
+            return tuple(Document.model_fields)
+        case (table,) if table in TABLES:
+            return tuple(TABLES[table].model_fields)
+        case ("clients", _):
+            return tuple(Client.model_fields)
+        case ("clients", _, "grants"):
+            return tuple(ClientGrant.model_fields)
+    return ()
+
+
+def fixed_settings() -> tuple[tuple[str, str], ...]:
+    """Every setting in a table of fixed name, as (table, name)."""
+    return tuple((table, field) for table, model in TABLES.items() for field in model.model_fields)

@@ -1,0 +1,59 @@
+"""What the views share: the services, the authentication chain, the bulkhead."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from flask import Request, g
+
+from kmsjwks.bootstrap import Service
+from kmsjwks.domain.access import Principal
+from kmsjwks.domain.errors import Unavailable
+from kmsjwks.http.authentication import Authenticator, authenticate
+from kmsjwks.services.signing import Caller
+
+
+class Overloaded(Unavailable):
+    code = "overloaded"
+    title = "Too many requests at once"
+
+
+class HttpContext:
+    """One per application. Thread-safe."""
+
+    def __init__(self, service: Service, chain: Sequence[Authenticator]) -> None:
+        self.service, self._chain = service, chain
+        self._signing = threading.BoundedSemaphore(service.settings.server.max_concurrency)
+
+    def principal(self, request: Request) -> Principal:
+        """
+        Raises:
+            Unauthenticated
+        """
+        return authenticate(self._chain, request)
+
+    def caller(self, request: Request) -> Caller:
+        """
+        Raises:
+            Unauthenticated
+        """
+        return Caller(self.principal(request), g.request_id)
+
+    @contextmanager
+    def bulkhead(self) -> Iterator[None]:
+        """At most ``max_concurrency`` requests wait for a device, whatever it does; the server
+        has more threads than that, and they are for the JWKS and health.
+
+        Raises:
+            Overloaded
+        """
+        if not self._signing.acquire(blocking=False):
+            raise Overloaded(
+                "This worker already serves as many signing requests as it may. Try again."
+            )
+        try:
+            yield
+        finally:
+            self._signing.release()

@@ -1,0 +1,119 @@
+"""/v1/keysets: sign, verify, read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from kmsjwks.domain import strictjson
+from kmsjwks.domain.access import Action, require
+from kmsjwks.domain.errors import InvalidRequest, KeysetNotFound
+from kmsjwks.domain.jwk import public_jwk
+from kmsjwks.domain.keys import Key
+from kmsjwks.http.bodies import read_object
+from kmsjwks.http.context import HttpContext
+from kmsjwks.services.signing import SignRequest
+from kmsjwks.services.snapshot import ReadyKeyset
+
+_SIGN_MEMBERS: dict[str, type] = {"claims": dict, "ttl": int, "headers": dict}
+
+
+def blueprint(context: HttpContext) -> Blueprint:
+    routes = Blueprint("keysets", __name__, url_prefix="/v1/keysets")
+    signing, snapshots = context.service.signing, context.service.snapshots
+
+    @routes.post("/<name>/sign/jwt")
+    def sign_jwt(name: str) -> Response:
+        caller = context.caller(request)
+        require(caller.principal, Action.SIGN, name)
+        body = read_object(request, _SIGN_MEMBERS)
+        if "claims" not in body:
+            raise InvalidRequest("The member 'claims' is missing.")
+        wanted = SignRequest(body["claims"], body.get("ttl"), body.get("headers", {}))
+        with context.bulkhead():
+            signed = signing.sign_jwt(caller, name, wanted)
+        return _json(
+            {
+                "token": signed.token,
+                "kid": signed.kid,
+                "alg": signed.alg,
+                "exp": signed.exp,
+                "jti": signed.jti,
+            }
+        )
+
+    @routes.post("/<name>/verify")
+    def verify(name: str) -> Response:
+        caller = context.caller(request)
+        require(caller.principal, Action.VERIFY, name)
+        body = read_object(request, {"token": str})
+        if "token" not in body:
+            raise InvalidRequest("The member 'token' is missing.")
+        result = signing.verify(caller, name, body["token"])
+        return _json(
+            {
+                "valid": result.valid,
+                "kid": result.kid,
+                "claims": result.claims,
+                "reason": result.reason,
+            }
+        )
+
+    @routes.get("")
+    def list_keysets() -> Response:
+        principal = context.principal(request)
+        keysets = snapshots.current().keysets.items()
+        readable = [ready for name, ready in keysets if principal.may(Action.READ, name)]
+        return _json({"keysets": [_shown(ready) for ready in readable]})
+
+    @routes.get("/<name>")
+    def show_keyset(name: str) -> Response:
+        require(context.principal(request), Action.READ, name)
+        ready = snapshots.keyset(name)
+        if ready is None:
+            raise KeysetNotFound(f"There is no keyset {name}.")
+        return _json({**_shown(ready), "keys": [_shown_key(key) for key in ready.keys]})
+
+    return routes
+
+
+def _json(value: object) -> Response:
+    return Response(strictjson.dumps(value), content_type="application/json")
+
+
+def _shown(ready: ReadyKeyset) -> dict[str, Any]:
+    keyset, rules = ready.keyset, ready.keyset.rules
+    return {
+        "name": keyset.name,
+        "algorithm": keyset.algorithm.id,
+        "backend": keyset.backend,
+        "issuer": rules.issuer,
+        "jwks_uri": f"{rules.issuer}/.well-known/jwks.json",
+        "audiences": list(rules.audiences),
+        "typ": rules.typ,
+        "max_lifetime": rules.max_lifetime,
+        "default_lifetime": rules.default_lifetime,
+        "required_claims": list(rules.required),
+        "forbidden_claims": list(rules.forbidden),
+        "active_kid": ready.active.key.kid if ready.active else None,
+        "created_at": keyset.created_at,
+    }
+
+
+def _shown_key(key: Key) -> dict[str, Any]:
+    times = key.times
+    return {
+        "kid": key.kid,
+        "algorithm": key.algorithm.id,
+        "state": key.state.value,
+        "backend": key.backend,
+        "ref": key.ref,
+        "jwk": public_jwk(key.spki, key.algorithm),
+        "created_at": times.created_at,
+        "published_at": times.published_at,
+        "activate_at": times.activate_at,
+        "deactivated_at": times.deactivated_at,
+        "withdraw_at": times.withdraw_at,
+        "destroyed_at": times.destroyed_at,
+    }

@@ -1,0 +1,128 @@
+"""Errors as `application/problem+json` (RFC 9457)."""
+
+from __future__ import annotations
+
+import logging
+import math
+from http import HTTPStatus
+
+from flask import Flask, Response, g
+from werkzeug.exceptions import HTTPException
+
+from kmsjwks.domain import errors, strictjson
+
+MEDIA_TYPE = "application/problem+json"
+_log = logging.getLogger(__name__)
+
+# The first class that an error is an instance of decides.
+_STATUS: tuple[tuple[type[errors.KmsJwksError], HTTPStatus], ...] = (
+    (errors.ClaimRejected, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (errors.RequestTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (errors.UnsupportedMediaType, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
+    (errors.InvalidRequest, HTTPStatus.BAD_REQUEST),
+    (errors.Unauthenticated, HTTPStatus.UNAUTHORIZED),
+    (errors.Forbidden, HTTPStatus.FORBIDDEN),
+    (errors.NotFound, HTTPStatus.NOT_FOUND),
+    (errors.Conflict, HTTPStatus.CONFLICT),
+    (errors.Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
+    (errors.BackendError, HTTPStatus.SERVICE_UNAVAILABLE),
+)
+_BACKEND_RETRY_AFTER = 30  # seconds, where an operator has to act first
+
+
+def status_of(error: errors.KmsJwksError) -> HTTPStatus:
+    for kind, status in _STATUS:
+        if isinstance(error, kind):
+            return status
+    return HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def problem_body(code: str, title: str, status: int, detail: str, **members: str) -> bytes:
+    """A problem document; ``type`` is a URN because the codes are stable and need no page."""
+    return strictjson.dumps(
+        {
+            "type": f"urn:kmsjwks:problem:{code}",
+            "title": title,
+            "status": status,
+            "detail": detail,
+            "code": code,
+            **members,
+        }
+    )
+
+
+def problem_of(error: errors.KmsJwksError, request_id: str) -> tuple[bytes, int, dict[str, str]]:
+    """Body, status and headers for an error. What a backend said stays in the log: it may name
+    devices and paths."""
+    status, headers, detail = status_of(error), {"Content-Type": MEDIA_TYPE}, str(error)
+    members = {"request_id": request_id}
+    if isinstance(error, errors.BackendError):
+        detail = (
+            "The signing backend cannot be used right now. Nothing was signed; try again later."
+        )
+    elif status is HTTPStatus.INTERNAL_SERVER_ERROR:
+        detail = "The service failed. Nothing was signed. Report the request id to the operator."
+    if isinstance(error, errors.ClaimRejected):
+        members["member"] = error.member
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        seconds = (
+            error.retry_after if isinstance(error, errors.Unavailable) else _BACKEND_RETRY_AFTER
+        )
+        headers["Retry-After"] = str(max(1, math.ceil(seconds)))
+    if isinstance(error, errors.Unauthenticated):
+        # RFC 6750 section 3: no error code where the request carried no credential at all.
+        given = 'realm="kmsjwks", error="invalid_token"' if error.presented else 'realm="kmsjwks"'
+        headers["WWW-Authenticate"] = f"Bearer {given}"
+    if isinstance(error, errors.Forbidden):
+        headers["WWW-Authenticate"] = 'Bearer realm="kmsjwks", error="insufficient_scope"'
+    return problem_body(error.code, error.title, status, detail, **members), status, headers
+
+
+def register(app: Flask) -> None:
+    @app.errorhandler(errors.KmsJwksError)
+    def on_domain_error(error: errors.KmsJwksError) -> Response:
+        body, status, headers = problem_of(error, g.request_id)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            _log.error("request %s: %s: %s", g.request_id, error.code, error)
+        return Response(body, status=status, headers=headers)
+
+    @app.errorhandler(HTTPException)
+    def on_http_error(error: HTTPException) -> Response:
+        status = HTTPStatus(error.code or 500)
+        code = status.phrase.lower().replace(" ", "-")
+        body = problem_body(
+            code,
+            status.phrase,
+            status,
+            _DETAILS.get(status, status.description or status.phrase),
+            request_id=g.request_id,
+        )
+        headers = {
+            name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")
+        }
+        return Response(body, status=status, headers=headers, content_type=MEDIA_TYPE)
+
+    @app.errorhandler(Exception)
+    def on_bug(error: Exception) -> Response:
+        # The type and the place, not the text: it could quote a claim.
+        _log.error(
+            "request %s: unexpected %s at %s", g.request_id, type(error).__name__, _place(error)
+        )
+        body, status, headers = problem_of(errors.KmsJwksError(), g.request_id)
+        return Response(body, status=status, headers=headers)
+
+
+_DETAILS = {
+    HTTPStatus.NOT_FOUND: "There is nothing at this address.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This address does not take this method; see Allow.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than this service accepts.",
+}
+
+
+def _place(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "unknown"
+    return f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}"

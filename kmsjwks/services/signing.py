@@ -1,0 +1,152 @@
+"""Sign and verify: grant, token rules, backend, local verification, audit, release."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kmsjwks.domain import strictjson
+from kmsjwks.domain.access import Action, Principal, require
+from kmsjwks.domain.audit import SigningRecord
+from kmsjwks.domain.errors import InvalidRequest, KeysetNotFound, KeysetUnusable
+from kmsjwks.domain.jws import read_compact
+from kmsjwks.domain.ports import AuditSink, Clock
+from kmsjwks.domain.tokens import LEEWAY, build_token
+from kmsjwks.services.snapshot import ReadyKeyset, SnapshotKeeper
+
+
+@dataclass(frozen=True, slots=True)
+class SignRequest:
+    """``ttl`` is the wanted lifetime in seconds."""
+
+    claims: Mapping[str, Any]
+    ttl: int | None = None
+    headers: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedToken:
+    token: str
+    kid: str
+    alg: str
+    exp: int
+    jti: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """``reason`` is empty for a valid token; ``claims`` only of a token whose signature held."""
+
+    valid: bool
+    kid: str | None
+    claims: Mapping[str, Any] | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and under which request id it is recorded."""
+
+    principal: Principal
+    request_id: str
+
+
+class SigningService:
+    """Thread-safe; reads no database."""
+
+    def __init__(
+        self, snapshots: SnapshotKeeper, audit: AuditSink, clock: Clock, new_jti: Callable[[], str]
+    ) -> None:
+        self._snapshots, self._audit = snapshots, audit
+        self._clock, self._new_jti = clock, new_jti
+
+    def sign_jwt(self, caller: Caller, keyset: str, request: SignRequest) -> SignedToken:
+        """A signed JWT (RFC 7519), recorded before it is returned.
+
+        Raises:
+            Forbidden: no grant, whether the keyset exists or not.
+            KeysetNotFound, KeysetUnusable, ClaimRejected, BackendError, AuditUnavailable.
+        """
+        require(caller.principal, Action.SIGN, keyset)
+        ready = self._find(keyset)
+        active = ready.active
+        if active is None:
+            raise KeysetUnusable(f"The keyset {keyset} has no active key.", retry_after=30)
+        now = self._clock.now()
+        content = build_token(
+            ready.keyset.rules,
+            request.claims,
+            ttl=request.ttl,
+            headers=request.headers,
+            now=int(now),
+            jti=self._new_jti(),
+        )
+        payload = strictjson.dumps(content.claims)
+        token = active.signer.compact(content.header, payload)
+        key = active.key
+        self._audit.record(
+            SigningRecord(
+                time=now,
+                principal=caller.principal.name,
+                keyset=keyset,
+                kid=key.kid,
+                jti=content.jti,
+                exp=content.exp,
+                claims_sha256=hashlib.sha256(payload).hexdigest(),
+                request_id=caller.request_id,
+            )
+        )
+        return SignedToken(token, key.kid, key.algorithm.jose, content.exp, content.jti)
+
+    def verify(self, caller: Caller, keyset: str, token: str) -> Verification:
+        """Check a token against the published keys of one keyset; asks no backend.
+
+        Raises:
+            Forbidden: no grant, whether the keyset exists or not.
+            KeysetNotFound: granted, but there is none.
+        """
+        require(caller.principal, Action.VERIFY, keyset)
+        ready = self._find(keyset)
+        try:
+            return _verify(ready, token, int(self._clock.now()))
+        except InvalidRequest as error:
+            return Verification(False, None, None, str(error))
+
+    def _find(self, name: str) -> ReadyKeyset:
+        ready = self._snapshots.keyset(name)
+        if ready is None:
+            raise KeysetNotFound(f"There is no keyset {name}.")
+        return ready
+
+
+def _verify(ready: ReadyKeyset, token: str, now: int) -> Verification:
+    header, payload, signing_input, signature = read_compact(token)
+    kid = header.get("kid")
+    known = ready.verifiers.get(kid) if isinstance(kid, str) else None
+    if known is None or not isinstance(kid, str):
+        return Verification(False, None, None, "The kid is not one of this keyset's keys.")
+    key, verify = known
+    if header.get("alg") != key.algorithm.jose:
+        return Verification(False, kid, None, "alg is not the algorithm of this key.")
+    if "crit" in header or "b64" in header:
+        return Verification(False, kid, None, "The header has parameters we never set.")
+    if not verify(signing_input, signature):
+        return Verification(False, kid, None, "The signature is not valid.")
+    claims = strictjson.loads(payload)
+    if not isinstance(claims, dict):
+        return Verification(False, kid, None, "The payload is not a JSON object.")
+    reason = _time_and_issuer(claims, ready.keyset.rules.issuer, now)
+    return Verification(not reason, kid, claims, reason)
+
+
+def _time_and_issuer(claims: Mapping[str, Any], issuer: str, now: int) -> str:
+    exp, nbf = claims.get("exp"), claims.get("nbf")
+    if not isinstance(exp, int) or exp <= now:
+        return "The token has expired."
+    if isinstance(nbf, int) and nbf > now + LEEWAY:
+        return "The token is not valid yet."
+    if claims.get("iss") != issuer:
+        return "The token is not from this keyset's issuer."
+    return ""

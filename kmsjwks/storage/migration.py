@@ -1,0 +1,63 @@
+"""Bring a database to the schema of this version."""
+
+from __future__ import annotations
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine
+
+from kmsjwks.domain.errors import StoreUnavailable
+from kmsjwks.storage.transactions import reading, writing
+
+HEAD = "0001"  # the newest revision in migrations/versions
+
+
+def migrate(engine: Engine) -> None:
+    """Upgrade to ``HEAD``; nothing happens when it is there already.
+
+    All processes may call this at once: the whole upgrade is one transaction that holds the write
+    lock from its start, so one does the work, the others wait and find it done, and a crash leaves
+    what was there before.
+
+    Raises:
+        StoreUnavailable: the database does not answer, or a newer version has migrated it.
+    """
+    if schema_is_current(engine):
+        return
+    with writing(engine) as connection:
+        if _revisions(connection) != {HEAD}:
+            _upgrade(connection)
+
+
+def schema_is_current(engine: Engine) -> bool:
+    """Whether the database is at ``HEAD``, no less and no more.
+
+    Raises:
+        StoreUnavailable: the database does not answer.
+    """
+    with reading(engine) as connection:
+        return _revisions(connection) == {HEAD}
+
+
+def alembic_config(connection: Connection) -> Config:
+    """Alembic's configuration for the packaged revisions, to be run on ``connection``."""
+    config = Config()
+    config.set_main_option("script_location", "kmsjwks.storage:migrations")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _revisions(connection: Connection) -> set[str]:
+    return set(MigrationContext.configure(connection).get_current_heads())
+
+
+def _upgrade(connection: Connection) -> None:
+    try:
+        command.upgrade(alembic_config(connection), "head")
+    except CommandError as error:
+        raise StoreUnavailable(
+            "A newer version of kmsjwks has migrated the database. Run that version, or restore "
+            "the backup taken before the upgrade."
+        ) from error

@@ -1,0 +1,1 @@
+"""Alembic's environment and revisions. Run through ``kmsjwks.storage.migration.migrate``."""

@@ -1,0 +1,100 @@
+"""The tables, as the migrations leave them. Nothing in here that only one database has.
+
+Times are BIGINT seconds since the epoch. Algorithms are stored by ``Algorithm.id``.
+
+Token rules are one JSON text column (``keysets.rules``): they are read and written as a whole and
+never searched, half of them are lists that columns would turn into JSON or tables anyway, and a
+new rule then needs no migration. Reading refuses a rule that this version does not know, so an
+older replica stops rather than signs without it.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+)
+
+metadata = MetaData()
+
+keysets = Table(
+    "keysets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("algorithm", Text, nullable=False),
+    Column("backend", Text, nullable=False),
+    Column("rules", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("kid", Text, primary_key=True),
+    Column("keyset", Text, nullable=False),
+    Column("algorithm", Text, nullable=False),
+    Column("backend", Text, nullable=False),
+    Column("ref", Text, nullable=False),
+    Column("spki", LargeBinary, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("hold", Boolean, nullable=False, server_default=false()),
+    Column("created_at", BigInteger, nullable=False),
+    Column("published_at", BigInteger),
+    Column("activate_at", BigInteger),
+    Column("deactivated_at", BigInteger),
+    Column("withdraw_at", BigInteger),
+    Column("private_destroyed_at", BigInteger),
+    Column("destroyed_at", BigInteger),
+    Column("max_exp", BigInteger),
+    ForeignKeyConstraint(["keyset"], ["keysets.name"], name="fk_keys_keyset"),
+    UniqueConstraint("backend", "ref", name="uq_keys_backend_ref"),
+    CheckConstraint(
+        "state IN ('pre-activation', 'active', 'deactivated', 'compromised', 'destroyed')",
+        name="ck_keys_state",
+    ),
+)
+
+_ACTIVE = text("state = 'active'")
+
+Index(
+    "uq_keys_one_active",
+    keys.c.keyset,
+    unique=True,
+    sqlite_where=_ACTIVE,
+    postgresql_where=_ACTIVE,
+)
+
+# Written before a backend is asked for a key, finished in the transaction that records the key;
+# what stays open tells reconciliation which keys a crash may have orphaned. The keyset need not
+# exist yet, hence no foreign key.
+intents = Table(
+    "intents",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("keyset", Text, nullable=False),
+    Column("backend", Text, nullable=False),
+    Column("algorithm", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger),
+)
+
+# One row, bumped by every transaction that changes keysets or keys.
+store_revision = Table(
+    "store_revision",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("value", BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="ck_store_revision_one_row"),
+)
