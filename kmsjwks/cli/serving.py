@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from kmsjwks.bootstrap import backend_openers, build
+from kmsjwks.bootstrap import build
 from kmsjwks.cli.logs import configure_logging
 from kmsjwks.cli.session import Session, exits
 from kmsjwks.config import Settings
@@ -33,8 +33,9 @@ def serve(session: Session, host: str | None, port: int | None, workers: int | N
     settings = session.settings(**overrides)
     configure_logging(settings.logging)
     environ = dict(os.environ)
-    backend_openers(settings, environ)  # every mistake now, not in a worker
-    build(settings, environ)  # migrates; opens no device: workers are forked from here
+    # Every mistake shows now and not in a worker; the database is migrated. No device is opened
+    # and no thread started: workers are forked from here.
+    create_app(build(settings, environ))
     _log.info(
         "kmsjwks serves %s on http://%s:%d",
         settings.server.base_url,

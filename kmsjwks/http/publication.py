@@ -9,6 +9,15 @@ from kmsjwks.http.context import HttpContext
 
 _CORS = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "ETag"}
 
+_PATTERNS = (
+    "/.well-known/jwks.json",
+    "/.well-known/openid-configuration",
+    "/.well-known/oauth-authorization-server",
+    "/.well-known/oauth-authorization-server/<path:issuer>",
+    "/<path:issuer>/.well-known/jwks.json",
+    "/<path:issuer>/.well-known/openid-configuration",
+)
+
 
 def blueprint(context: HttpContext) -> Blueprint:
     routes = Blueprint("publication", __name__)
@@ -33,22 +42,13 @@ def blueprint(context: HttpContext) -> Blueprint:
         }
         return Response(status=204, headers=headers)
 
-    for pattern in (
-        "/.well-known/jwks.json",
-        "/.well-known/openid-configuration",
-        "/.well-known/oauth-authorization-server",
-        "/.well-known/oauth-authorization-server/<path:issuer>",
-        "/<path:issuer>/.well-known/jwks.json",
-        "/<path:issuer>/.well-known/openid-configuration",
-    ):
-        routes.add_url_rule(
-            pattern, f"get {pattern}", document, methods=["GET"], provide_automatic_options=False
-        )
-        routes.add_url_rule(
-            pattern,
-            f"options {pattern}",
-            preflight,
-            methods=["OPTIONS"],
-            provide_automatic_options=False,
-        )
+    for number, pattern in enumerate(_PATTERNS):
+        for view, method in ((document, "GET"), (preflight, "OPTIONS")):
+            routes.add_url_rule(
+                pattern,
+                f"{method} {number}",
+                view,
+                methods=[method],
+                provide_automatic_options=False,
+            )
     return routes

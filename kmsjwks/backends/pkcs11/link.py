@@ -115,9 +115,10 @@ class Link:
             connection, self._connection = self._connection, None
             self._wake.set()
             self._changed.notify_all()
-        if connection is not None and self._pid == os.getpid():
-            if connection.drain(now() + self._call_timeout):
-                connection.close_sessions()
+        if connection is None or self._pid != os.getpid():
+            return
+        if connection.drain(now() + self._call_timeout):
+            connection.close_sessions()
 
     # The keeper: one daemon thread a process. It never calls the module itself.
 
