@@ -79,8 +79,8 @@ class LoggingSettings:
 class BackendSettings:
     """One backend. ``options`` are its own: it validates them.
 
-    An option that only the environment sets arrives as text, because only the backend knows its
-    type.
+    An option that only the environment sets arrives as text (a number too), or as a list or
+    mapping if it is JSON, because only the backend knows its type.
     """
 
     name: str

@@ -79,12 +79,17 @@ def parse_text(text: str, location: tuple[str, ...], file_value: object | None) 
     """Read ``text`` as the setting's type; what does not fit stays text, for validation to refuse.
 
     Only the backend knows the type of its options: they take the type that the file gives the
-    same option, and otherwise stay text.
+    same option. Without one, a JSON list or object is read as such and all else stays text: the
+    serial number of a token may be all digits.
     """
     kind = setting_kind(location)
     if kind is object:
-        kind = type(file_value) if file_value is not None else str
+        kind = type(file_value) if file_value is not None else _kind_by_look(text)
     return _parse(text, kind)
+
+
+def _kind_by_look(text: str) -> type:
+    return list if text.startswith(("[", "{")) else str
 
 
 def _parse(text: str, kind: type | None) -> object:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Request
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
@@ -38,11 +37,10 @@ def read_object(request: Request, allowed: Mapping[str, type | tuple[type, ...]]
 
 
 def _read(request: Request) -> bytes:
+    """At most ``max_content_length`` bytes, also of a body that does not tell its length."""
     limit = request.max_content_length or 0
-    try:
-        data = request.get_data(cache=False)
-    except RequestEntityTooLarge:
-        raise RequestTooLarge(f"The body is larger than {limit} bytes.") from None
-    if len(data) > limit:
-        raise RequestTooLarge(f"The body is larger than {limit} bytes.")
-    return data
+    if (request.content_length or 0) <= limit:
+        data = bytes(request.environ["wsgi.input"].read(limit + 1))
+        if len(data) <= limit:
+            return data
+    raise RequestTooLarge(f"The body is larger than {limit} bytes.")

@@ -270,6 +270,9 @@ class TestEnvironment:
             f"{prefix}USAGE": '["b", "c"]',
             f"{prefix}SERIAL": "8",
             f"{prefix}OTHER": "9",
+            f"{prefix}PIN_COMMAND": '["cat", "/pin"]',
+            f"{prefix}ENVIRONMENT": '{"A_B": "c"}',
+            f"{prefix}LABEL": "[no JSON",
         }
         assert dict(config.load(text).backends["softhsm"].options) == {
             "sessions": 8,
@@ -278,6 +281,9 @@ class TestEnvironment:
             "usage": ["b", "c"],
             "serial": "8",
             "other": "9",
+            "pin_command": ["cat", "/pin"],
+            "environment": {"A_B": "c"},
+            "label": "[no JSON",
         }
 
     @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Real parts for tests: SoftHSM tokens, p11-kit servers, running services."""
