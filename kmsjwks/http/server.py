@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import multiprocessing
 import os
 import threading
 import time
@@ -201,6 +202,8 @@ def replace_worker(state: Path) -> None:
 def serve(settings: Settings, load: LoadApp) -> None:
     """Serve until SIGTERM or SIGINT. ``load`` runs in each worker; it must be picklable."""
     server = settings.server
+    # Forked workers share this process's settings; nothing here has threads or an open device.
+    multiprocessing.set_start_method("fork", force=True)
     settings.state.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     Server(
         target="kmsjwks",

@@ -21,7 +21,8 @@ from kmsjwks.domain.errors import ConfigurationError
 
 InitMode = Literal["auto", "locking", "null"]
 Usage = Literal["sign", "decrypt", "unwrap", "derive", "verify", "encrypt", "wrap"]
-Seconds = Annotated[float, Field(gt=0, le=600)]
+# Lax where the environment, which only knows text, may set a number.
+Seconds = Annotated[float, Field(gt=0, le=600, strict=False)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,10 @@ class _Options(BaseModel):
     pin_command: list[str] | None = Field(default=None, min_length=1)
     pin_source: str | None = None
     pin_value: str | None = Field(default=None, repr=False)
-    allow_inline_pin: bool = False
+    allow_inline_pin: bool = Field(default=False, strict=False)
     init: InitMode = "auto"
     reserved: str | None = None
-    sessions: int = Field(default=4, ge=1, le=256)
+    sessions: int = Field(default=4, ge=1, le=256, strict=False)
     call_timeout: Seconds = 3.0
     generate_timeout: Seconds = 60.0
     replace_after: Seconds = 10.0
