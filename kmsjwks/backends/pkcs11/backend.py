@@ -126,7 +126,7 @@ class Pkcs11Backend:
 
     def get_key(self, ref: str) -> BackendKey:
         def get(pooled: PooledSession) -> BackendKey:
-            private = pooled.private_key(_checked(ref))
+            private = pooled.find_private(_checked(ref))
             public = pooled.find(ObjectClass.PUBLIC_KEY, ref)
             return self._read(ref, public[0] if public else private)
 
@@ -174,7 +174,7 @@ class Pkcs11Backend:
     def evidence(self, ref: str) -> Evidence:
         def look(pooled: PooledSession) -> Evidence:
             connection = self._link.connection(now())
-            private = pooled.private_key(_checked(ref))
+            private = pooled.find_private(_checked(ref))
             return objects.evidence_of(
                 ref, private, connection.token, connection.library.describe()
             )
