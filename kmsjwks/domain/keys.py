@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from kmsjwks.domain.algorithms import Algorithm
 from kmsjwks.domain.errors import InvalidRequest, TransitionRefused
+from kmsjwks.domain.timing import RotationSchedule
 from kmsjwks.domain.tokens import TokenRules
 
 KEYSET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -34,7 +35,13 @@ TRANSITIONS: dict[KeyState, frozenset[KeyState]] = {
 
 @dataclass(frozen=True, slots=True)
 class KeyTimes:
-    """Facts about a key, in seconds since the epoch; None where it has not come to that."""
+    """Facts about a key, in seconds since the epoch; None where it has not come to that.
+
+    ``activate_at`` is written long before it comes. ``seen_at``: when the key was seen in the JWKS
+    through the public URL. ``exp_bound``: no token signed under rules that hold no more expires
+    later. ``max_exp``: the highest ``exp`` really signed, once that is final. ``destroy_at``: end
+    of the waiting window of a destruction that can still be cancelled.
+    """
 
     created_at: int
     published_at: int | None = None
@@ -44,11 +51,19 @@ class KeyTimes:
     private_destroyed_at: int | None = None
     destroyed_at: int | None = None
     max_exp: int | None = None
+    compromised_at: int | None = None
+    seen_at: int | None = None
+    exp_bound: int | None = None
+    destroy_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One generation in a keyset. ``spki`` is DER SubjectPublicKeyInfo."""
+    """One generation in a keyset. ``spki`` is DER SubjectPublicKeyInfo.
+
+    ``hold`` stops every transition but ``compromised``. ``version`` counts changes, so that two
+    writers cannot overwrite each other.
+    """
 
     kid: str
     keyset: str
@@ -58,6 +73,8 @@ class Key:
     spki: bytes
     state: KeyState
     times: KeyTimes
+    hold: bool = False
+    version: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +86,16 @@ class Keyset:
     backend: str
     rules: TokenRules
     created_at: int
+    schedule: RotationSchedule = field(default_factory=RotationSchedule)
 
 
 def check_transition(key: Key, to: KeyState) -> None:
     """
     Raises:
-        TransitionRefused: ``key.state -> to`` is not in ``TRANSITIONS``.
+        TransitionRefused: ``key.state -> to`` is not in ``TRANSITIONS``, or the key is on hold.
     """
+    if key.hold and to is not KeyState.COMPROMISED:
+        raise TransitionRefused(f"Key {key.kid} is on hold; release it first.")
     if to not in TRANSITIONS[key.state]:
         raise TransitionRefused(f"Key {key.kid} is {key.state.value}; it cannot become {to.value}.")
 
@@ -87,8 +107,11 @@ def may_sign(key: Key, now: int) -> bool:
 
 
 def is_published(key: Key, now: int) -> bool:
-    """Whether the key belongs in the JWKS at ``now`` (seconds)."""
-    if key.times.published_at is None or key.times.published_at > now:
+    """Whether the key belongs in the JWKS at ``now`` (seconds).
+
+    A ``published_at`` in the future is another replica's faster clock, not a plan.
+    """
+    if key.times.published_at is None:
         return False
     if key.state in (KeyState.PRE_ACTIVATION, KeyState.ACTIVE):
         return True

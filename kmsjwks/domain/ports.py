@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -132,6 +133,39 @@ class BackendFactory(Protocol):
         reported instead. Touches no device yet."""
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One key before and after; kid, keyset, algorithm, backend, ref and spki stay."""
+
+    before: Key
+    after: Key
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleEvent:
+    """What is recorded of a change, in the same transaction. ``time`` in seconds; ``detail`` is
+    for people and holds no secret."""
+
+    time: int
+    actor: str
+    keyset: str
+    kid: str | None
+    event: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What one process has signed, or reserved to sign, with one key: no token of its expires
+    after ``max_exp`` (seconds). ``final``: it signs with this key no more, and ``max_exp`` is
+    exact (0: it signed nothing)."""
+
+    kid: str
+    holder: str
+    max_exp: int
+    final: bool
+
+
 class KeyStore(Protocol):
     """Keysets and keys. Thread-safe. Raises StoreUnavailable when the database does not answer.
 
@@ -168,6 +202,53 @@ class KeyStore(Protocol):
         Raises:
             KeysetNotFound
         """
+
+    def apply(
+        self,
+        changes: Sequence[Change],
+        event: LifecycleEvent,
+        *,
+        added: Sequence[tuple[Key, str]] = (),
+    ) -> None:
+        """All changes, the keys ``added`` (with the request id of their creation, which this
+        finishes) and the event, or nothing. A change counts ``version`` up by one.
+
+        Raises:
+            Conflict: a ``before`` is not what the store holds, by its version; or an added kid is
+                taken; or the keyset would have two active keys.
+            TransitionRefused: the database forbids the transition, or the key is on hold.
+        """
+
+    def update_keyset(
+        self, before: Keyset, after: Keyset, changes: Sequence[Change], event: LifecycleEvent
+    ) -> None:
+        """Replace token rules and schedule (nothing else differs), with changes to keys that
+        follow from it, all or nothing.
+
+        Raises:
+            Conflict: the store does not hold ``before``, or as in ``apply``.
+        """
+
+    def events(self, keyset: str, limit: int = 100) -> Sequence[LifecycleEvent]:
+        """Newest first."""
+
+    def planner_lock(self) -> AbstractContextManager[bool]:
+        """One holder in the whole installation, freed when its process dies. Yields whether we
+        have it; never waits."""
+
+    def extend_lease(self, kid: str, holder: str, max_exp: int) -> None:
+        """Record durably that ``holder`` may sign up to ``max_exp``; never lowers it.
+
+        Raises:
+            Conflict: the lease is final.
+        """
+
+    def finish_lease(self, kid: str, holder: str, max_exp: int) -> None:
+        """``holder`` signs with this key no more; ``max_exp`` is exact, and replaces what was
+        reserved. Makes the lease where there is none."""
+
+    def leases(self, kid: str) -> Sequence[Lease]:
+        """By holder."""
 
     def keysets(self) -> Sequence[Keyset]:
         """By name."""
