@@ -54,7 +54,7 @@ distclean: clean ## Remove .venv and all caches too
 
 .PHONY: setup
 setup:
-	@scripts/require.sh venv softhsm flock curl p11-kit
+	@scripts/require.sh venv softhsm flock curl p11-kit postgresql
 	@scripts/venv.sh
 
 .PHONY: venv

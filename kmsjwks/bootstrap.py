@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import os
 import secrets
+import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
@@ -12,11 +16,16 @@ from typing import Any
 
 from kmsjwks.config import BackendSettings, Settings
 from kmsjwks.domain.access import Principal
-from kmsjwks.domain.errors import ConfigurationError
+from kmsjwks.domain.errors import ConfigurationError, StoreUnavailable
 from kmsjwks.domain.ports import BackendContext, BackendFactory, KeyBackend, KeyStore, ServerHooks
-from kmsjwks.services.lifecycle import KeysetService
+from kmsjwks.domain.timing import InstallationTiming
+from kmsjwks.services.faultpoints import FaultPoints
+from kmsjwks.services.keymaking import KeyMaker
+from kmsjwks.services.leases import LeaseKeeper
+from kmsjwks.services.lifecycle import KeyService, KeysetService
+from kmsjwks.services.planning import Planner, PlannerOptions
 from kmsjwks.services.signing import SigningService
-from kmsjwks.services.snapshot import SnapshotKeeper, take_snapshot
+from kmsjwks.services.snapshot import Refreshing, SnapshotKeeper, take_snapshot
 from kmsjwks.storage.audit_file import FileAuditSink
 from kmsjwks.storage.engine import make_engine
 from kmsjwks.storage.keystore import SqlKeyStore
@@ -35,14 +44,20 @@ class Service:
     """Everything wired together. Nothing in it has touched a device or started a thread yet."""
 
     settings: Settings
+    timing: InstallationTiming
     store: KeyStore
     backends: Mapping[str, KeyBackend]
     snapshots: SnapshotKeeper
     keysets: KeysetService
+    keys: KeyService
+    planner: Planner
     signing: SigningService
     principals: Mapping[str, Principal]  # by lower-case hex SHA-256 of the bearer token
 
     def close(self) -> None:
+        """Give up leases and close devices; a database that is down keeps nobody from leaving."""
+        with suppress(StoreUnavailable):
+            self.snapshots.leases.close()
         for backend in self.backends.values():
             backend.close()
 
@@ -64,22 +79,46 @@ def build(
     engine = make_engine(settings.database.url)
     migrate(engine)
     store = SqlKeyStore(engine)
+    timing = timing_of(settings)
+    faults = FaultPoints()
+    maker = KeyMaker(store, backends, clock, faults)
     snapshots = SnapshotKeeper(
         take=lambda now: take_snapshot(store, backends, max_age=settings.jwks.max_age, now=now),
         revision=store.revision,
+        leases=LeaseKeeper(store, _process_name(), timing.grace),
         clock=clock,
-        refresh_interval=settings.snapshot.refresh_interval,
+        refreshing=Refreshing(settings.snapshot.refresh_interval, timing.grace),
     )
     audit = FileAuditSink(settings.audit.directory)
     return Service(
         settings=settings,
+        timing=timing,
         store=store,
         backends=backends,
         snapshots=snapshots,
-        keysets=KeysetService(store, backends, clock),
+        keysets=KeysetService(store, backends, maker, clock, timing),
+        keys=KeyService(store, maker, clock, timing),
+        planner=Planner(
+            store, backends, maker, clock, PlannerOptions(timing, visible=None, faults=faults)
+        ),
         signing=SigningService(snapshots, audit, clock, new_jti),
         principals=principals(settings),
     )
+
+
+def timing_of(settings: Settings) -> InstallationTiming:
+    return InstallationTiming(
+        max_age=settings.jwks.max_age,
+        refresh_interval=math.ceil(settings.snapshot.refresh_interval),
+        grace=settings.rotation.grace,
+        skew=settings.rotation.skew,
+        development=settings.rotation.development,
+    )
+
+
+def _process_name() -> str:
+    """Unique, for leases. Each worker builds its own service, so the process is the right one."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def new_jti() -> str:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # scripts/require.sh NEED...: makes sure that the system offers each NEED, installing the missing
 # ones with apt-get. Where that cannot be done it says what to install and fails. Needs:
-#   venv  softhsm  flock  curl  p11-kit  node
+#   venv  softhsm  flock  curl  p11-kit  postgresql  node
 # shellcheck disable=SC2086  # lists of packages and needs are split into words on purpose
 set -eu
 cd "$(dirname -- "$0")/.."
@@ -20,11 +20,21 @@ has_p11_kit() {
     return 1
 }
 
+# The server's programs, in the places where tests/support/postgres.py looks.
+has_postgresql() {
+    for place in /usr/lib/postgresql/*/bin /usr/pgsql-*/bin /usr/lib/postgresql*/bin \
+        /usr/libexec/postgresql* /opt/homebrew/opt/postgresql@*/bin /usr/bin; do
+        [ ! -e "$place/initdb" ] || [ ! -e "$place/postgres" ] || return 0
+    done
+    return 1
+}
+
 present() {
     case $1 in
         venv) scripts/venv.sh --fresh || "$python" -c 'import ensurepip, venv' 2>/dev/null ;;
         softhsm) softhsm/provision.sh --find-module >/dev/null 2>&1 && command -v softhsm2-util >/dev/null ;;
         p11-kit) has_p11_kit ;;
+        postgresql) has_postgresql ;;
         node) command -v node >/dev/null && command -v npm >/dev/null ;;
         *) command -v "$1" >/dev/null ;;
     esac
@@ -40,12 +50,14 @@ packages() {
         fedora:venv) echo python3 ;;
         fedora:flock) echo util-linux-core ;;
         fedora:p11-kit) echo p11-kit p11-kit-server ;;
+        fedora:postgresql) echo postgresql-server ;;
         fedora:node) echo nodejs nodejs-npm ;;
         alpine:venv) echo python3 ;;
         alpine:p11-kit) echo p11-kit p11-kit-server ;;
         arch:venv) echo python ;;
         homebrew:venv) echo python@3.13 ;;
         homebrew:flock) echo flock ;;
+        homebrew:postgresql) echo postgresql@17 ;;
         homebrew:node) echo node ;;
         *:flock) echo util-linux ;;
         *:node) echo nodejs npm ;;

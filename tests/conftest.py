@@ -10,6 +10,7 @@ import pytest
 from kmsjwks.backends.pkcs11.backend import Pkcs11Backend
 from kmsjwks.backends.pkcs11.library import Libraries
 from tests.support.p11kit import P11KitServer
+from tests.support.postgres import PostgresServer
 from tests.support.softhsm import Token, open_backend, provision
 
 
@@ -49,3 +50,32 @@ def p11kit(own_token: Token, tmp_path: Path) -> Iterator[P11KitServer]:
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """Running. A test that stops it starts it again (``with postgres_server.down():``)."""
+    server = PostgresServer()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres_server: PostgresServer) -> str:
+    """The name of one that tests share, each with a schema of its own."""
+    return postgres_server.create_database()
+
+
+@pytest.fixture
+def postgres_schema_url(postgres_server: PostgresServer, postgres_database: str) -> str:
+    """Of a new, empty schema, which is all that most tests need. Advisory locks, such as the
+    planner's, are the database's."""
+    return postgres_server.create_schema(postgres_database)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """Of a new, empty database."""
+    name = postgres_server.create_database()
+    yield postgres_server.url(name)
+    postgres_server.drop_database(name)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 from kmsjwks.bootstrap import Service
+from kmsjwks.cli.acts import acting, report
 from kmsjwks.cli.output import emit, shown_duration, shown_time
 from kmsjwks.cli.session import Session, exits
 from kmsjwks.cli.types import Duration
 from kmsjwks.domain.algorithms import ALGORITHMS, Algorithm, find_algorithm
 from kmsjwks.domain.errors import InvalidRequest, KeysetNotFound
+from kmsjwks.domain.explanation import explain
 from kmsjwks.domain.keys import Key, Keyset
+from kmsjwks.domain.timing import RotationSchedule
 from kmsjwks.domain.tokens import TokenRules
+from kmsjwks.services.lifecycle import Actor, KeysetSpec
 
 _DEFAULT_LIFETIME = 300  # seconds
 _NAMES = ", ".join(dict.fromkeys(one.jose for one in ALGORITHMS))
@@ -53,6 +58,39 @@ def _rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--require", "required", multiple=True, help="A claim that must be sent."),
             click.option("--forbid", "forbidden", multiple=True, help="A claim that must not."),
+            click.option(
+                "--rotation-period",
+                "period",
+                type=Duration(),
+                help="Time between activations. Default: keys rotate on demand only.",
+            ),
+            click.option(
+                "--propagation",
+                type=Duration(),
+                default="24h",
+                show_default=True,
+                help="How long a key is published before it signs.",
+            ),
+            click.option(
+                "--leeway",
+                type=Duration(),
+                default="5m",
+                show_default=True,
+                help="Clock difference that verifiers allow.",
+            ),
+            click.option(
+                "--destroy-after",
+                type=Duration(),
+                help="Destroy keys this long after their withdrawal. Default: on demand only.",
+            ),
+            click.option(
+                "--destroy-window",
+                type=Duration(),
+                default="7d",
+                show_default=True,
+                help="How long a destruction can be cancelled.",
+            ),
+            click.option("--dry-run", is_flag=True, help="Check and say; change nothing."),
         )
     ):
         command = option(command)
@@ -67,8 +105,9 @@ def create(context: click.Context, name: str, **options: Any) -> None:
     """Create a keyset with one active key, generated in the backend."""
     session: Session = context.obj
     with session.service() as service:
-        service.keysets.create(name, *_wanted(service, name, options))
-        _emit_one(context, service, name)
+        actor = acting(options)
+        service.keysets.create(_wanted(service, name, options), actor)
+        _emit_outcome(context, service, name, actor)
 
 
 @keysets.command()
@@ -79,13 +118,33 @@ def ensure(context: click.Context, name: str, **options: Any) -> None:
     """Create a keyset unless it exists; otherwise bring its token rules in line."""
     session: Session = context.obj
     with session.service() as service:
-        service.keysets.ensure(name, *_wanted(service, name, options))
+        actor = acting(options)
+        service.keysets.ensure(_wanted(service, name, options), actor)
+        _emit_outcome(context, service, name, actor)
+
+
+@keysets.command()
+@click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Print the plan; change nothing.")
+@click.pass_context
+@exits
+def rotate(context: click.Context, name: str, dry_run: bool) -> None:
+    """Let the spare take over as soon as every verifier may be taken to know it."""
+    session: Session = context.obj
+    with session.service() as service:
+        report(service.keys.rotate(name, acting({"dry_run": dry_run})), dry_run)
+        if not dry_run:
+            service.planner.tick()
+
+
+def _emit_outcome(context: click.Context, service: Service, name: str, actor: Actor) -> None:
+    if actor.dry_run:
+        click.echo(f"Keyset {name}: nothing is wrong with it; nothing was changed.", err=True)
+    else:
         _emit_one(context, service, name)
 
 
-def _wanted(
-    service: Service, name: str, options: dict[str, Any]
-) -> tuple[Algorithm, str, TokenRules]:
+def _wanted(service: Service, name: str, options: dict[str, Any]) -> KeysetSpec:
     algorithm = find_algorithm(options["alg"], key_bits=options["key_size"], curve=options["curve"])
     maximum = options["max_lifetime"]
     rules = TokenRules(
@@ -97,7 +156,16 @@ def _wanted(
         required=options["required"],
         forbidden=options["forbidden"],
     )
-    return algorithm, options["backend"] or _only_backend(service), rules
+    schedule = RotationSchedule(
+        period=options["period"],
+        propagation=options["propagation"],
+        leeway=options["leeway"],
+        destroy_after=options["destroy_after"],
+        destroy_window=options["destroy_window"],
+    )
+    return KeysetSpec(
+        name, algorithm, options["backend"] or _only_backend(service), rules, schedule
+    )
 
 
 def _default_issuer(service: Service, name: str, algorithm: Algorithm) -> str:
@@ -137,7 +205,15 @@ def _emit_one(context: click.Context, service: Service, name: str) -> None:
     keyset = next((one for one in service.store.keysets() if one.name == name), None)
     if keyset is None:
         raise KeysetNotFound(f"There is no keyset {name}.")
-    rules = keyset.rules
+    rules, schedule = keyset.rules, keyset.schedule
+    keys = service.store.keys(name)
+    dates = explain(
+        keyset,
+        keys,
+        service.timing,
+        int(time.time()),
+        gated=service.settings.rotation.check_public_jwks,
+    )
     emit(
         context,
         {
@@ -147,10 +223,21 @@ def _emit_one(context: click.Context, service: Service, name: str) -> None:
             "default_lifetime": shown_duration(rules.default_lifetime),
             "required_claims": list(rules.required),
             "forbidden_claims": list(rules.forbidden),
+            "rotation_period": shown_duration(schedule.period) if schedule.period else "on demand",
+            "propagation": shown_duration(schedule.propagation),
+            "leeway": shown_duration(schedule.leeway),
             "created_at": shown_time(keyset.created_at),
-            "keys": [summary_of_key(key) for key in service.store.keys(name)],
+            "unsafe": service.timing.development,
+            "keys": [summary_of_key(key) for key in keys],
+            "dates": [
+                {"kid": one.kid, "what": date.what, "at": shown_time(date.at), "why": date.why}
+                for one in dates
+                for date in one.dates
+            ],
         },
     )
+    if service.timing.development:
+        click.echo("warning: rotation.development is set; these times are UNSAFE.", err=True)
 
 
 def _summary(keyset: Keyset) -> dict[str, Any]:
@@ -171,6 +258,7 @@ def summary_of_key(key: Key) -> dict[str, Any]:
         "algorithm": key.algorithm.id,
         "backend": key.backend,
         "ref": key.ref,
+        "hold": key.hold,
         "published_at": shown_time(key.times.published_at),
         "activate_at": shown_time(key.times.activate_at),
         "withdraw_at": shown_time(key.times.withdraw_at),

@@ -10,6 +10,7 @@ from kmsjwks import __version__
 from kmsjwks.cli.clients import clients
 from kmsjwks.cli.configuration import config
 from kmsjwks.cli.diagnosis import doctor
+from kmsjwks.cli.keyacts import COMMANDS, rotate
 from kmsjwks.cli.keysets import keysets
 from kmsjwks.cli.publication import jwks, keys
 from kmsjwks.cli.serving import serve
@@ -43,5 +44,8 @@ def main(context: click.Context, config_path: Path | None, output: str) -> None:
     context.obj = Session(config_path)
 
 
-for command in (serve, doctor, config, keysets, keys, jwks, sign, verify, clients):
+for command in COMMANDS:
+    keys.add_command(command)
+
+for command in (serve, doctor, config, keysets, keys, rotate, jwks, sign, verify, clients):
     main.add_command(command)

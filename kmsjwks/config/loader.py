@@ -19,6 +19,7 @@ from kmsjwks.config.settings import (
     DatabaseSettings,
     JwksSettings,
     LoggingSettings,
+    RotationSettings,
     ServerSettings,
     Settings,
     SnapshotSettings,
@@ -111,6 +112,7 @@ def _settings(document: schema.Document, path: Path, base_directory: Path) -> Se
         audit=AuditSettings(directory=base_directory / document.audit.directory),
         jwks=JwksSettings(max_age=document.jwks.max_age),
         snapshot=SnapshotSettings(refresh_interval=document.snapshot.refresh_interval),
+        rotation=RotationSettings(**document.rotation.model_dump()),
         logging=LoggingSettings(level=document.logging.level, format=document.logging.format),
         backends=MappingProxyType(
             {name: _backend(name, backend) for name, backend in document.backends.items()}

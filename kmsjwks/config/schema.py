@@ -20,6 +20,8 @@ BodyBytes = Annotated[int, AfterValidator(values.between(1024, 16 * 1024 * 1024)
 ShutdownSeconds = Annotated[float, AfterValidator(values.between(0, 3600))]
 MaxAgeSeconds = Annotated[int, AfterValidator(values.between(1, 86400))]
 RefreshSeconds = Annotated[float, AfterValidator(values.between(0.1, 3600))]
+GraceSeconds = Annotated[int, AfterValidator(values.between(1, 86400))]
+SkewSeconds = Annotated[int, AfterValidator(values.between(0, 3600))]
 BaseUrl = Annotated[str, AfterValidator(values.base_url)]
 DatabaseUrl = Annotated[str, AfterValidator(values.database_url)]
 BackendType = Annotated[str, AfterValidator(values.backend_type)]
@@ -64,6 +66,14 @@ class Snapshot(Table):
     refresh_interval: RefreshSeconds = 2.0
 
 
+class Rotation(Table):
+    tick_interval: RefreshSeconds = 10.0
+    grace: GraceSeconds = 900
+    skew: SkewSeconds = 300
+    check_public_jwks: bool = False
+    development: bool = False
+
+
 class Logging(Table):
     level: LogLevel = "info"
     format: LogFormat = "json"
@@ -103,6 +113,7 @@ class Document(Table):
     audit: Audit = Audit()
     jwks: Jwks = Jwks()
     snapshot: Snapshot = Snapshot()
+    rotation: Rotation = Rotation()
     logging: Logging = Logging()
     backends: Annotated[dict[Name, Backend], AfterValidator(_some_backend)] = Field(
         default_factory=dict, validate_default=True

@@ -70,6 +70,22 @@ class SnapshotSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RotationSettings:
+    """In seconds: how often rotation is looked after; how long a process signs without the
+    database; how far the clocks of replicas may differ.
+
+    ``check_public_jwks``: a key is activated only after it was seen in the JWKS through the
+    issuer's URL. ``development``: the floors that protect verifiers do not hold.
+    """
+
+    tick_interval: float
+    grace: int
+    skew: int
+    check_public_jwks: bool
+    development: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LoggingSettings:
     level: LogLevel
     format: LogFormat
@@ -114,6 +130,7 @@ class Settings:
     audit: AuditSettings
     jwks: JwksSettings
     snapshot: SnapshotSettings
+    rotation: RotationSettings
     logging: LoggingSettings
     backends: Mapping[str, BackendSettings]
     clients: tuple[ClientSettings, ...]

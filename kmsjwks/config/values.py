@@ -21,6 +21,7 @@ _VISIBLE_ASCII = re.compile(r"[!-~]+")
 _SQLITE_URL = re.compile(
     r"(?P<scheme>sqlite(?:\+pysqlite)?)://(?P<path>[^?]*)(?P<query>\?.*)?", re.S
 )
+_POSTGRESQL_SCHEMES = ("postgresql", "postgresql+psycopg")
 _EMPTY_TOKEN_SHA256 = sha256(b"").hexdigest()
 
 
@@ -106,10 +107,15 @@ def _split_url(value: str) -> SplitResult:
 
 
 def database_url(value: str) -> str:
-    """An SQLAlchemy URL of an SQLite file."""
+    """An SQLAlchemy URL of an SQLite file or of a PostgreSQL database."""
+    if value.partition("://")[0] in _POSTGRESQL_SCHEMES:
+        return _postgresql_url(value)
     match = _SQLITE_URL.fullmatch(value)
     if match is None:
-        raise ValueError("must be the URL of an SQLite file, such as sqlite:///var/kmsjwks.db")
+        raise ValueError(
+            "must be the URL of an SQLite file, such as sqlite:///var/kmsjwks.db, or of a "
+            "PostgreSQL database, such as postgresql://user@host/database"
+        )
     path, query = match["path"], match["query"] or ""
     if path in ("", "/", "/:memory:") or "memory" in query:
         raise ValueError(
@@ -119,6 +125,15 @@ def database_url(value: str) -> str:
         raise ValueError("needs three slashes for a relative path, four for an absolute one")
     if path.startswith("/file:"):
         raise ValueError("must hold a plain path, not an SQLite URI (file:...)")
+    return value
+
+
+def _postgresql_url(value: str) -> str:
+    parts = _split_url(value)
+    if not parts.path.strip("/"):
+        raise ValueError("must name the database: postgresql://user@host/database")
+    if parts.fragment:
+        raise ValueError("must not hold a '#': write %23 where it belongs to the password")
     return value
 
 

@@ -126,6 +126,13 @@ class AuditUnavailable(Unavailable):
     title = "Audit trail unavailable"
 
 
+class PublicationFailed(Unavailable):
+    """A document could not be written where it is published."""
+
+    code = "publication-failed"
+    title = "Publication failed"
+
+
 class KeysetUnusable(Unavailable):
     """The keyset exists but has no key that may sign."""
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from kmsjwks.domain.algorithms import Algorithm
 from kmsjwks.domain.audit import SigningRecord
+from kmsjwks.domain.documents import Document
 from kmsjwks.domain.keys import Key, Keyset
 from kmsjwks.domain.tokens import TokenRules
 
@@ -185,15 +186,27 @@ class KeyStore(Protocol):
             Conflict: the request id is that of another creation.
         """
 
+    def abandon_creation(self, request_id: str) -> None:
+        """Finish a creation whose key was disposed of. Nothing happens when it is not open."""
+
     def open_intents(self) -> Sequence[tuple[str, str, str, Algorithm, int]]:
         """The arguments of each ``begin_creation`` that is not finished, oldest first."""
 
-    def add_keyset(self, keyset: Keyset, first_key: Key, *, request_id: str | None = None) -> None:
-        """Add both and finish the creation ``request_id``, all or nothing.
+    def add_keyset(
+        self,
+        keyset: Keyset,
+        first_key: Key,
+        *,
+        request_id: str | None = None,
+        spare: tuple[Key, str] | None = None,
+        event: LifecycleEvent | None = None,
+    ) -> None:
+        """Add the keyset, its first key, and a ``spare`` with the request id of its creation;
+        finish both creations; record the event. All or nothing.
 
         Raises:
-            Conflict: the name, the kid, or the key in the backend is taken; or no creation of
-                this keyset, backend and algorithm is open under ``request_id``.
+            Conflict: the name, a kid, or a key in the backend is taken; a key is another keyset's;
+                or no creation of this keyset, backend and algorithm is open under a request id.
         """
 
     def update_rules(self, keyset: str, rules: TokenRules) -> None:
@@ -274,6 +287,18 @@ class AuditSink(Protocol):
 
         Raises:
             AuditUnavailable: it is not; do not release what it records.
+        """
+
+
+class DocumentTarget(Protocol):
+    """A place that documents are published to. Thread-safe; several processes may write."""
+
+    def publish(self, name: str, document: Document) -> bool:
+        """Write the document where it differs from what is there, all or nothing. ``name`` is its
+        URL path without leading slash. Returns whether it was written.
+
+        Raises:
+            PublicationFailed: what is there is as it was; the message says what to do.
         """
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kmsjwks.domain.keys import Key, Keyset, KeyState
+from kmsjwks.domain.keys import TRANSITIONS, Key, Keyset, KeyState
 from kmsjwks.domain.timing import InstallationTiming, total, verifier_terms, withdrawal_terms
 
 
@@ -75,27 +75,53 @@ def active_key(keys: Sequence[Key]) -> Key | None:
 
 
 def spares(keys: Sequence[Key]) -> list[Key]:
-    """Oldest first: that one takes over next."""
-    found = [key for key in keys if key.state is KeyState.PRE_ACTIVATION and not key.hold]
+    """Those that may take over, the oldest first."""
+    found = [
+        key
+        for key in keys
+        if key.state is KeyState.PRE_ACTIVATION and not key.hold and key.times.destroy_at is None
+    ]
     return sorted(found, key=lambda key: (key.times.created_at, key.kid))
 
 
-def due_spare(keys: Sequence[Key], now: int) -> Key | None:
-    """The spare whose activation time has come, unless a hold stands in the way."""
+def takeovers(keys: Sequence[Key]) -> list[tuple[int, Key]]:
+    """The scheduled spares and when each takes over (seconds), in that order; none while the
+    active key is on hold. A date before the active key's own is left over from a hold."""
     active = active_key(keys)
     if active is not None and active.hold:
-        return None
-    due = [
-        key
-        for key in spares(keys)
-        if key.times.activate_at is not None and key.times.activate_at <= now
-    ]
-    return due[0] if due else None
+        return []
+    since = 0 if active is None else active.times.activate_at or 0
+    scheduled = [(key.times.activate_at, key) for key in spares(keys)]
+    found = [(at, key) for at, key in scheduled if at is not None and at >= since]
+    return sorted(found, key=lambda pair: pair[0])  # stable: of two at once the older first
+
+
+def signing_timeline(keys: Sequence[Key]) -> list[tuple[int, Key]]:
+    """From when (seconds) which key signs, ascending: `signing_key` for every moment at once.
+
+    What is recorded as active signs, whatever this replica's clock says: a faster clock wrote
+    ``activate_at`` when it came, and the key before it may be compromised.
+    """
+    active = active_key(keys)
+    recorded = [] if active is None else [(0, active)]
+    return recorded + takeovers(keys)
 
 
 def signing_key(keys: Sequence[Key], now: int) -> Key | None:
     """The one key that signs at ``now`` (seconds), whether or not anybody wrote it down yet."""
-    return due_spare(keys, now) or active_key(keys)
+    begun = [key for start, key in signing_timeline(keys) if start <= now]
+    return begun[-1] if begun else None
+
+
+def due_spare(keys: Sequence[Key], now: int) -> Key | None:
+    """The next spare whose activation time has come, unless a hold stands in the way."""
+    return next((key for start, key in takeovers(keys) if start <= now), None)
+
+
+def replacement(keys: Sequence[Key], now: int) -> Key | None:
+    """The spare that takes over at once from a compromised active key: the one that signs by the
+    clock already, else the one that verifiers know longest."""
+    return due_spare(keys, now) or next(iter(spares(keys)), None)
 
 
 def earliest_activation(keyset: Keyset, key: Key) -> int:
@@ -108,8 +134,11 @@ def earliest_activation(keyset: Keyset, key: Key) -> int:
 def withdrawal(keyset: Keyset, key: Key, timing: InstallationTiming, deactivated_at: int) -> int:
     """When no token that the key may have signed can still be accepted (seconds).
 
-    A replica that lost the database may sign with the old key for its grace; and what was signed
-    under longer lifetimes than today's keeps its own end.
+    A replica that was cut off signs on with the old key until its grace ends. The hand-over was
+    written down by one clock at least ``notice = 2 refresh + skew`` ahead, so by that replica's
+    clock its last token is of ``deactivated_at + grace - 2 refresh`` at the latest. Whoever
+    withdraws and whoever verifies may differ by the skew once more, which is in the terms.
+    What was signed under longer lifetimes than today's keeps its own end.
     """
     lifetime = keyset.rules.max_lifetime
     by_lifetime = deactivated_at + total(withdrawal_terms(keyset.schedule, timing, lifetime))
@@ -154,8 +183,10 @@ def plan(
     waiting = [key for key in spares(keys) if key is not due]
     if not waiting:
         steps.append(CreateSpare())
-    elif due is None:
-        steps += _schedule(keyset, keys, waiting[0], timing, now, gated)
+    elif not takeovers(keys):
+        ready = [key for key in waiting if not is_blocked(key, gated=gated)]
+        if ready:
+            steps += _schedule(keyset, active_key(keys), ready[0], timing, now)
     for key in keys:
         steps += _retire(keyset, key, timing, now)
     return steps
@@ -172,16 +203,8 @@ def _hand_over(
 
 
 def _schedule(
-    keyset: Keyset,
-    keys: Sequence[Key],
-    spare: Key,
-    timing: InstallationTiming,
-    now: int,
-    gated: bool,
+    keyset: Keyset, active: Key | None, spare: Key, timing: InstallationTiming, now: int
 ) -> list[Step]:
-    active = active_key(keys)
-    if spare.times.activate_at is not None or is_blocked(spare, gated=gated):
-        return []
     planned = planned_activation(keyset, active, spare)
     if planned is None or (active is not None and active.hold):
         return []
@@ -196,6 +219,8 @@ def _retire(keyset: Keyset, key: Key, timing: InstallationTiming, now: int) -> l
         return []
     if key.state is KeyState.COMPROMISED:
         return [Destroy(key.kid, "compromised")]
+    if KeyState.DESTROYED not in TRANSITIONS[key.state]:
+        return []
     if times.destroy_at is not None:
         return [Destroy(key.kid, "the waiting window ended")] if times.destroy_at <= now else []
     if key.state is KeyState.DEACTIVATED and times.withdraw_at is not None:
@@ -208,7 +233,8 @@ def _after_deactivation(
 ) -> list[Step]:
     tighter = tightened_withdrawal(keyset, key, timing)
     if tighter is not None and now < withdraw_at and tighter < withdraw_at:
-        return [Tighten(key.kid, tighter, "the last token it signed is known")]
+        # Never a date in the past: until now the key was published.
+        return [Tighten(key.kid, max(tighter, now), "the last token it signed is known")]
     after = keyset.schedule.destroy_after
     if after is None or now < withdraw_at:
         return []

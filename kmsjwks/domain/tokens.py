@@ -189,7 +189,7 @@ def _check_presence(
     rules: TokenRules, stamped: Mapping[str, Any], claims: Mapping[str, Any]
 ) -> None:
     for name in rules.required:
-        if name not in stamped:
+        if stamped.get(name) in (None, "", [], {}):
             raise ClaimRejected(f"{name} is required by the keyset's rules.", member=name)
     for name in rules.forbidden:
         if name in claims:

@@ -1,145 +1,403 @@
-"""Creating keysets: intent, key in the backend, row in the store."""
+"""What an operator does to keysets and keys. Every act can be tried first: it yields a proposal."""
 
 from __future__ import annotations
 
-import logging
-import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
+from kmsjwks.domain import rotation
 from kmsjwks.domain.algorithms import Algorithm
-from kmsjwks.domain.errors import Conflict, InvalidRequest, UnsupportedAlgorithm
-from kmsjwks.domain.jwk import key_id
-from kmsjwks.domain.keys import Key, Keyset, KeyState, KeyTimes, check_keyset_name
-from kmsjwks.domain.ports import BackendKey, Clock, KeyBackend, KeyStore
-from kmsjwks.domain.signatures import make_verifier
+from kmsjwks.domain.errors import (
+    Conflict,
+    InvalidRequest,
+    KeyNotKnown,
+    KeysetNotFound,
+    StoreUnavailable,
+    TransitionRefused,
+)
+from kmsjwks.domain.explanation import effects_of_compromise
+from kmsjwks.domain.keys import Key, Keyset, KeyState, check_keyset_name, check_transition
+from kmsjwks.domain.ports import Change, Clock, KeyBackend, KeyStore, LifecycleEvent
+from kmsjwks.domain.timing import InstallationTiming, RotationSchedule, check_schedule
 from kmsjwks.domain.tokens import TokenRules, check_rules
+from kmsjwks.services.issuers import check_issuer
+from kmsjwks.services.keymaking import KeyMaker, MadeKey
 from kmsjwks.services.publication import issuer_path
 
-_log = logging.getLogger(__name__)
+_LOCK_PATIENCE = 20.0  # seconds to wait for another process's turn
+
+
+@dataclass(frozen=True, slots=True)
+class KeysetSpec:
+    """What a keyset is made from."""
+
+    name: str
+    algorithm: Algorithm
+    backend: str
+    rules: TokenRules
+    schedule: RotationSchedule
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What an act does: for people in ``says``, for the store in the rest."""
+
+    says: tuple[str, ...]
+    changes: tuple[Change, ...]
+    event: LifecycleEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acts, and whether only to see what would happen."""
+
+    name: str
+    dry_run: bool = False
 
 
 class KeysetService:
-    def __init__(self, store: KeyStore, backends: Mapping[str, KeyBackend], clock: Clock) -> None:
-        self._store, self._backends, self._clock = store, backends, clock
+    """Creating keysets and changing their rules."""
 
-    def create(self, name: str, algorithm: Algorithm, backend: str, rules: TokenRules) -> Keyset:
-        """A keyset with its first key, active at once: no verifier waits for a first key.
+    def __init__(
+        self,
+        store: KeyStore,
+        backends: Mapping[str, KeyBackend],
+        maker: KeyMaker,
+        clock: Clock,
+        timing: InstallationTiming,
+    ) -> None:
+        self._store, self._backends, self._maker = store, backends, maker
+        self._clock, self._timing = clock, timing
+
+    def create(self, spec: KeysetSpec, actor: Actor) -> Keyset:
+        """A keyset with one active key (no verifier waits for a first key) and a published spare.
 
         Raises:
-            InvalidRequest: the name, the rules or the backend's name.
+            InvalidRequest: the name, the rules, the schedule or the backend's name.
             Conflict: the keyset exists, or its issuer cannot be shared.
             BackendError, StoreUnavailable.
         """
-        check_keyset_name(name)
-        check_rules(rules)
-        if backend not in self._backends:
-            raise InvalidRequest(
-                f"There is no backend {backend!r}. Configured: {', '.join(sorted(self._backends))}."
-            )
-        existing = self._store.keysets()
-        if any(keyset.name == name for keyset in existing):
-            raise Conflict(f"The keyset {name} exists already.")
-        keyset = Keyset(name, algorithm, backend, rules, int(self._clock.now()))
-        check_issuer(keyset, existing)
-        self._create(keyset)
+        keyset = self._checked(spec)
+        if actor.dry_run:
+            return self._unused(keyset)
+        with planner_turn(self._store):
+            self._unused(keyset)
+            first = self._maker.make(keyset)
+            spare = self._maker.make(keyset, not_these=frozenset({first.request_id}))
+            self._add(keyset, first, spare, actor)
         return keyset
 
-    def ensure(self, name: str, algorithm: Algorithm, backend: str, rules: TokenRules) -> Keyset:
-        """Create it, or bring an existing one's token rules in line.
+    def ensure(self, spec: KeysetSpec, actor: Actor) -> Keyset:
+        """Create it, or bring an existing one's rules and schedule in line.
 
         Raises:
             Conflict: it exists with another algorithm or backend.
         """
-        existing = {keyset.name: keyset for keyset in self._store.keysets()}
-        found = existing.pop(name, None)
+        found = next((one for one in self._store.keysets() if one.name == spec.name), None)
         if found is None:
-            return self.create(name, algorithm, backend, rules)
-        if (found.algorithm, found.backend) != (algorithm, backend):
+            return self.create(spec, actor)
+        if (found.algorithm, found.backend) != (spec.algorithm, spec.backend):
             raise Conflict(
-                f"The keyset {name} exists with {found.algorithm.id} in the backend "
+                f"The keyset {spec.name} exists with {found.algorithm.id} in the backend "
                 f"{found.backend}; these cannot be changed."
             )
-        check_rules(rules)
-        wanted = replace(found, rules=rules)
-        if wanted != found:
-            check_issuer(wanted, list(existing.values()))
-            self._store.update_rules(name, rules)
+        return self.update(spec.name, spec.rules, spec.schedule, actor)
+
+    def update(
+        self, name: str, rules: TokenRules, schedule: RotationSchedule, actor: Actor
+    ) -> Keyset:
+        """New rules and schedule, for tokens and rotations from now on; what was issued under the
+        old ones keeps its end.
+
+        Raises:
+            KeysetNotFound, InvalidRequest, Conflict.
+        """
+        with planner_turn(self._store):
+            found = _keyset(self._store, name)
+            wanted = replace(found, rules=rules, schedule=schedule)
+            self._check(wanted)
+            if issuer_path(wanted.rules.issuer) != issuer_path(found.rules.issuer):
+                raise Conflict(
+                    f"Tokens of {name} are verified with the JWKS of {found.rules.issuer}; an "
+                    "issuer with another path would withdraw it. Make a new keyset for it."
+                )
+            check_issuer(wanted, [one for one in self._store.keysets() if one.name != name])
+            if wanted != found and not actor.dry_run:
+                self._update(found, wanted, actor)
         return wanted
 
-    def _create(self, keyset: Keyset) -> None:
-        backend, algorithm = self._backends[keyset.backend], keyset.algorithm
-        offered = backend.algorithms
-        if algorithm not in offered:
-            raise UnsupportedAlgorithm(
-                f"The backend {keyset.backend} does not offer {algorithm.id}. It offers: "
-                f"{', '.join(sorted(one.id for one in offered))}."
+    def _update(self, found: Keyset, wanted: Keyset, actor: Actor) -> None:
+        now = int(self._clock.now())
+        changes = [
+            change
+            for key in self._store.keys(found.name)
+            for change in _following_changes(key, found, wanted, self._timing, now)
+        ]
+        event = LifecycleEvent(now, actor.name, found.name, None, "keyset-updated", "")
+        self._store.update_keyset(found, wanted, changes, event)
+
+    def _checked(self, spec: KeysetSpec) -> Keyset:
+        check_keyset_name(spec.name)
+        if spec.backend not in self._backends:
+            raise InvalidRequest(
+                f"There is no backend {spec.backend!r}. Configured: "
+                f"{', '.join(sorted(self._backends))}."
             )
-        request_id = self._request_id(keyset)
-        self._store.begin_creation(
-            request_id, keyset.name, keyset.backend, algorithm, keyset.created_at
+        now = int(self._clock.now())
+        keyset = Keyset(spec.name, spec.algorithm, spec.backend, spec.rules, now, spec.schedule)
+        self._check(keyset)
+        return keyset
+
+    def _check(self, keyset: Keyset) -> None:
+        check_rules(keyset.rules)
+        check_schedule(keyset.schedule, self._timing, keyset.rules.max_lifetime)
+
+    def _unused(self, keyset: Keyset) -> Keyset:
+        existing = self._store.keysets()
+        if any(one.name == keyset.name for one in existing):
+            raise Conflict(f"The keyset {keyset.name} exists already.")
+        check_issuer(keyset, existing)
+        return keyset
+
+    def _add(self, keyset: Keyset, first: MadeKey, spare: MadeKey, actor: Actor) -> None:
+        now = keyset.created_at
+        active = replace(
+            first.key,
+            state=KeyState.ACTIVE,
+            times=replace(first.key.times, activate_at=now),
         )
-        made = backend.create_key(algorithm, request_id=request_id)
-        _prove(backend, made)
-        self._store.add_keyset(keyset, _first_key(keyset, made), request_id=request_id)
-        _log.info("Keyset %s created with %s key %s.", keyset.name, algorithm.id, made.ref)
-
-    def _request_id(self, keyset: Keyset) -> str:
-        """That of a creation which a crash left unfinished, so that its key is used, not lost."""
-        wanted = (keyset.name, keyset.backend, keyset.algorithm)
-        for request_id, *rest, _ in self._store.open_intents():
-            if tuple(rest) == wanted:
-                return request_id
-        return uuid.uuid4().hex
-
-
-def check_issuer(keyset: Keyset, others: Sequence[Keyset]) -> None:
-    """One path, one issuer; and no algorithm that breaks clients in a document shared by others.
-
-    Raises:
-        Conflict: says which keyset is in the way and what to choose instead.
-    """
-    path = issuer_path(keyset.rules.issuer)
-    for other in others:
-        if issuer_path(other.rules.issuer) != path:
-            continue
-        if other.rules.issuer != keyset.rules.issuer:
-            raise Conflict(
-                f"The issuer {other.rules.issuer} of keyset {other.name} has the same path and so "
-                "the same JWKS address. Give this issuer a path of its own."
-            )
-        if other.algorithm.breaks_clients or keyset.algorithm.breaks_clients:
-            breaking = keyset if keyset.algorithm.breaks_clients else other
-            raise Conflict(
-                f"{breaking.algorithm.id} makes widespread clients reject a whole JWKS, so keyset "
-                f"{breaking.name} cannot share the issuer {other.rules.issuer}. "
-                f"Choose one of its own, such as {other.rules.issuer}/{keyset.name}."
-            )
-
-
-def _prove(backend: KeyBackend, made: BackendKey) -> None:
-    """A key that cannot sign must not become anybody's signing key.
-
-    Raises:
-        BackendError
-    """
-    message = b"kmsjwks proof of possession"
-    if not make_verifier(made.alg, made.spki)(message, backend.sign(made, message)):
-        raise UnsupportedAlgorithm(
-            f"The backend made a {made.alg.id} key whose signatures do not verify. "
-            "Run 'kmsjwks doctor'."
+        event = LifecycleEvent(now, actor.name, keyset.name, active.kid, "keyset-created", "")
+        self._store.add_keyset(
+            keyset,
+            active,
+            request_id=first.request_id,
+            event=event,
+            spare=(spare.key, spare.request_id),
         )
 
 
-def _first_key(keyset: Keyset, made: BackendKey) -> Key:
-    now = keyset.created_at
-    return Key(
-        kid=key_id(made.spki, made.alg),
-        keyset=keyset.name,
-        algorithm=made.alg,
-        backend=keyset.backend,
-        ref=made.ref,
-        spki=made.spki,
-        state=KeyState.ACTIVE,
-        times=KeyTimes(created_at=now, published_at=now, activate_at=now),
-    )
+def _following_changes(
+    key: Key, old: Keyset, new: Keyset, timing: InstallationTiming, now: int
+) -> Iterator[Change]:
+    """Tokens under longer lifetimes keep their end; what was scheduled is scheduled again."""
+    times = key.times
+    if key.state is KeyState.ACTIVE and new.rules.max_lifetime < old.rules.max_lifetime:
+        bound = now + timing.grace + old.rules.max_lifetime
+        times = replace(times, exp_bound=max(bound, times.exp_bound or 0))
+    pending = key.state is KeyState.PRE_ACTIVATION and times.activate_at is not None
+    if pending and new.schedule != old.schedule and (times.activate_at or 0) > now + timing.notice:
+        times = replace(times, activate_at=None)
+    if times != key.times:
+        yield Change(key, replace(key, times=times))
+
+
+class KeyService:
+    """Rotation, compromise, hold, destruction."""
+
+    def __init__(
+        self, store: KeyStore, maker: KeyMaker, clock: Clock, timing: InstallationTiming
+    ) -> None:
+        self._store, self._maker = store, maker
+        self._clock, self._timing = clock, timing
+
+    def rotate(self, keyset: str, actor: Actor) -> Proposal:
+        """The spare takes over as soon as every verifier may be taken to know it.
+
+        Raises:
+            KeysetNotFound
+            TransitionRefused: a hold is in the way.
+        """
+        return self._carry_out(keyset, actor, self._rotate)
+
+    def deactivate(self, kid: str, actor: Actor) -> Proposal:
+        """Stop signing with the active key: its spare takes over as in ``rotate``.
+
+        Raises:
+            KeyNotKnown
+            TransitionRefused: it is not the active key, or a hold is in the way.
+        """
+        key = self._key(kid)
+        check_transition(key, KeyState.DEACTIVATED)
+        return self._carry_out(key.keyset, actor, self._rotate)
+
+    def compromise(self, kid: str, actor: Actor) -> Proposal:
+        """The key leaves the JWKS at once; where it signed, the spare takes over at once.
+
+        Raises:
+            KeyNotKnown, TransitionRefused.
+        """
+        key = self._key(kid)
+        check_transition(key, KeyState.COMPROMISED)
+        return self._carry_out(
+            key.keyset, actor, lambda keyset, keys: self._compromise(keyset, keys, kid, actor)
+        )
+
+    def hold(self, kid: str, actor: Actor) -> Proposal:
+        """Stop every transition of the key but to compromised.
+
+        Raises:
+            KeyNotKnown
+        """
+        return self._set_hold(kid, True, actor)
+
+    def release(self, kid: str, actor: Actor) -> Proposal:
+        """
+        Raises:
+            KeyNotKnown
+        """
+        return self._set_hold(kid, False, actor)
+
+    def destroy(self, kid: str, actor: Actor) -> Proposal:
+        """Begin the waiting window at whose end the private half is destroyed.
+
+        Raises:
+            KeyNotKnown
+            TransitionRefused: a token that it signed may live, or its state or a hold forbids it.
+        """
+        key = self._key(kid)
+        check_transition(key, KeyState.DESTROYED)
+        now = int(self._clock.now())
+        withdraw_at = key.times.withdraw_at
+        if key.state is KeyState.DEACTIVATED and (withdraw_at is None or now < withdraw_at):
+            raise TransitionRefused(
+                f"Tokens signed by {kid} may live until {_at(withdraw_at)}; destroy it after that. "
+                "If it is in wrong hands, use compromise."
+            )
+        keyset = _keyset(self._store, key.keyset)
+        end = now + keyset.schedule.destroy_window
+        says = f"Key {kid} is destroyed at {_at(end)}; until then it can be cancelled."
+        after = replace(key, times=replace(key.times, destroy_at=end))
+        return self._change(key, after, "destruction-begun", says, actor)
+
+    def cancel_destroy(self, kid: str, actor: Actor) -> Proposal:
+        """
+        Raises:
+            KeyNotKnown
+            TransitionRefused: no destruction is pending.
+        """
+        key = self._key(kid)
+        if key.times.destroy_at is None or key.times.private_destroyed_at is not None:
+            raise TransitionRefused(f"No destruction of {kid} is pending.")
+        after = replace(key, times=replace(key.times, destroy_at=None))
+        return self._change(key, after, "destruction-cancelled", f"Key {kid} is kept.", actor)
+
+    def _carry_out(
+        self,
+        name: str,
+        actor: Actor,
+        propose: Callable[[Keyset, list[Key]], tuple[list[str], list[Change], str]],
+    ) -> Proposal:
+        """Under the planner's lock, with a spare made first where there is none."""
+        keyset = _keyset(self._store, name)
+        with planner_turn(self._store):
+            keys = list(self._store.keys(name))
+            if not rotation.spares(keys) and not actor.dry_run:
+                made = self._maker.make(keyset)
+                event = self._event(actor, keyset.name, made.key.kid, "spare-published")
+                self._store.apply([], event, added=[(made.key, made.request_id)])
+                keys = list(self._store.keys(name))
+            says, changes, what = propose(keyset, keys)
+            kid = changes[-1].after.kid if changes else None
+            event = self._event(actor, name, kid, what)
+            if not actor.dry_run and changes:
+                self._store.apply(changes, event)
+        return Proposal(tuple(says), tuple(changes), event)
+
+    def _rotate(self, keyset: Keyset, keys: list[Key]) -> tuple[list[str], list[Change], str]:
+        active, waiting = rotation.active_key(keys), rotation.spares(keys)
+        if active is not None and active.hold:
+            raise TransitionRefused(f"The active key {active.kid} is on hold; release it first.")
+        if not waiting:
+            return ["A spare is made and published first; it cannot take over before "
+                    "the propagation delay."], [], "rotation-requested"  # fmt: skip
+        spare, now = waiting[0], int(self._clock.now())
+        earliest = rotation.earliest_activation(keyset, spare)
+        at = max(now + self._timing.notice, earliest)
+        if spare.times.activate_at is not None:
+            at = min(at, max(spare.times.activate_at, now))
+        says = [f"Key {spare.kid} takes over at {_at(at)}."]
+        if active is not None:
+            end = rotation.withdrawal(keyset, active, self._timing, at)
+            says.append(f"Key {active.kid} stays published until {_at(end)} at the latest.")
+        after = replace(spare, times=replace(spare.times, activate_at=at))
+        return says, [Change(spare, after)], "rotation-requested"
+
+    def _compromise(
+        self, keyset: Keyset, keys: list[Key], kid: str, actor: Actor
+    ) -> tuple[list[str], list[Change], str]:
+        key = next(one for one in keys if one.kid == kid)
+        now = int(self._clock.now())
+        gone = replace(
+            key, state=KeyState.COMPROMISED, times=replace(key.times, compromised_at=now)
+        )
+        says = [*effects_of_compromise(keyset, key, self._timing, now)]
+        changes = [Change(key, gone)]
+        if key.state is KeyState.ACTIVE:
+            waiting = rotation.spares(keys)
+            if not waiting and actor.dry_run:
+                says.append("A new key is made and signs at once.")
+            else:
+                changes.append(_take_over(waiting[0], now))
+                says.append(f"Key {waiting[0].kid} signs from now on.")
+        return says, changes, "compromised"
+
+    def _set_hold(self, kid: str, hold: bool, actor: Actor) -> Proposal:
+        key = self._key(kid)
+        says = f"Key {kid} is {'on hold' if hold else 'released'}."
+        after = replace(key, hold=hold)
+        return self._change(key, after, "held" if hold else "released", says, actor)
+
+    def _change(self, before: Key, after: Key, what: str, says: str, actor: Actor) -> Proposal:
+        event = self._event(actor, before.keyset, before.kid, what)
+        changes = (Change(before, after),) if before != after else ()
+        if changes and not actor.dry_run:
+            self._store.apply(changes, event)
+        return Proposal((says,), changes, event)
+
+    def _key(self, kid: str) -> Key:
+        key = next((one for one in list(self._store.keys()) if one.kid == kid), None)
+        if key is None:
+            raise KeyNotKnown(f"There is no key {kid}.")
+        return key
+
+    def _event(self, actor: Actor, keyset: str, kid: str | None, what: str) -> LifecycleEvent:
+        return LifecycleEvent(int(self._clock.now()), actor.name, keyset, kid, what)
+
+
+def _take_over(spare: Key, now: int) -> Change:
+    check_transition(spare, KeyState.ACTIVE)
+    times = replace(spare.times, activate_at=now)
+    return Change(spare, replace(spare, state=KeyState.ACTIVE, times=times))
+
+
+def _keyset(store: KeyStore, name: str) -> Keyset:
+    found = next((one for one in store.keysets() if one.name == name), None)
+    if found is None:
+        raise KeysetNotFound(f"There is no keyset {name}.")
+    return found
+
+
+@contextmanager
+def planner_turn(store: KeyStore) -> Iterator[None]:
+    """Wait for the planner's lock.
+
+    Raises:
+        StoreUnavailable: another process has had it for too long.
+    """
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    while True:
+        with store.planner_lock() as ours:
+            if ours:
+                yield
+                return
+        if time.monotonic() >= deadline:
+            raise StoreUnavailable("Another process is changing keys; try again.", retry_after=5)
+        time.sleep(0.05)
+
+
+def _at(seconds: int | None) -> str:
+    if seconds is None:
+        return "an unknown time"
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -2,57 +2,139 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from kmsjwks.domain import strictjson
+from kmsjwks.domain.documents import (
+    JWKS_MEDIA_TYPE,
+    JWKS_NAME,
+    METADATA_MEDIA_TYPE,
+    Document,
+    make_document,
+    parse_jwks,
+)
 from kmsjwks.domain.jwk import public_jwk, refuse_private_members
 from kmsjwks.domain.keys import Key, Keyset, is_published
 
-JWKS_MEDIA_TYPE = "application/jwk-set+json"  # RFC 7517 section 8.5
+__all__ = [
+    "JWKS_MEDIA_TYPE",
+    "Document",
+    "DocumentWarnings",
+    "issuer_path",
+    "keyset_path",
+    "left_out",
+    "render",
+    "warnings",
+]
+
+MAX_BYTES = 50 * 1024  # what Nimbus (Spring) takes; the smallest limit measured
+WARN_BYTES = 32 * 1024
+WARN_KEYS = 50
 _STALE_WHILE_REVALIDATE = 60  # seconds, RFC 5861 section 3
 _STALE_IF_ERROR = 86400  # seconds, RFC 5861 section 4
+_log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A rendered document. ``etag`` is strong and quoted (RFC 9110 section 8.8.3)."""
-
-    body: bytes
-    media_type: str
-    etag: str
-    cache_control: str
+Jwks = dict[str, dict[str, str]]  # by kid, so that no document holds a kid twice
 
 
 def issuer_path(issuer: str) -> str:
-    """The path of an issuer URL without trailing slash; empty for the root."""
-    return urlsplit(issuer).path.rstrip("/")
+    """The path of an issuer URL, percent-decoded as servers see it, without trailing slash; empty
+    for the root."""
+    return unquote(urlsplit(issuer).path).rstrip("/")
+
+
+def keyset_path(name: str) -> str:
+    """Where one keyset's own JWKS is, before ``/.well-known/jwks.json``."""
+    return f"/keysets/{name}"
 
 
 def render(
     keysets: Sequence[Keyset], keys: Mapping[str, Sequence[Key]], *, max_age: int, now: int
 ) -> dict[str, Document]:
-    """URL path -> document, for every issuer. ``max_age`` and ``now`` in seconds.
+    """URL path -> document, for every keyset and issuer. ``max_age`` and ``now`` in seconds.
+
+    Where an issuer has the path of a keyset's document, the issuer's is published there: a token
+    names its issuer, never its keyset.
 
     Raises:
         PrivateMaterialRefused: a private member was about to be published.
     """
+    published = {keyset.name: _published(keys[keyset.name], now) for keyset in keysets}
     documents: dict[str, Document] = {}
+    for name, jwks in published.items():
+        documents[f"{keyset_path(name)}/{JWKS_NAME}"] = _jwks_document(jwks, max_age)
     for issuer, members in _by_issuer(keysets).items():
-        published = [
-            key for keyset in members for key in keys[keyset.name] if is_published(key, now)
-        ]
-        jwks = _document({"keys": _jwks(published)}, JWKS_MEDIA_TYPE, max_age)
-        algorithms = sorted({key.algorithm.jose for key in published})
-        metadata = _document(_metadata(issuer, algorithms), "application/json", max_age)
+        jwks = {
+            kid: jwk
+            for keyset in _compatible(members)
+            for kid, jwk in published[keyset.name].items()
+        }
+        metadata = _document(_metadata(issuer, jwks), METADATA_MEDIA_TYPE, max_age)
         path = issuer_path(issuer)
-        documents[f"{path}/.well-known/jwks.json"] = jwks
+        documents[f"{path}/{JWKS_NAME}"] = _jwks_document(jwks, max_age)
         # OpenID Connect Discovery 1.0 section 4 appends; RFC 8414 section 3 inserts.
         documents[f"{path}/.well-known/openid-configuration"] = metadata
         documents[f"/.well-known/oauth-authorization-server{path}"] = metadata
     return documents
+
+
+def warnings(documents: Mapping[str, Document]) -> list[str]:
+    """A sentence for every JWKS that clients may soon refuse, or do already. By path."""
+    return [
+        f"The JWKS at {path} {finding}"
+        for path, document in sorted(documents.items())
+        if document.media_type == JWKS_MEDIA_TYPE
+        for finding in _findings(document.body)
+    ]
+
+
+def left_out(keysets: Sequence[Keyset]) -> list[str]:
+    """A sentence for every keyset that is not in its issuer's JWKS. `check_issuer` lets none come
+    to be; an upgrade that learns of another breaking algorithm could."""
+    return [
+        f"The {keyset.algorithm.id} keys of keyset {keyset.name} are kept out of the JWKS of "
+        f"{issuer}, because they make widespread clients reject all of it. Give the keyset an "
+        f"issuer of its own; until then they are only at {keyset_path(keyset.name)}/{JWKS_NAME}."
+        for issuer, members in _by_issuer(keysets).items()
+        for keyset in members
+        if keyset not in _compatible(members)
+    ]
+
+
+class DocumentWarnings:
+    """Logs the warnings about documents when they change. For one thread."""
+
+    def __init__(self) -> None:
+        self._seen: Mapping[str, Document] | None = None
+        self.current: tuple[str, ...] = ()
+
+    def after_refresh(self, documents: Mapping[str, Document]) -> None:
+        if documents is self._seen:
+            return
+        known, self.current = self.current, tuple(warnings(documents))
+        self._seen = documents
+        for warning in self.current:
+            if warning not in known:
+                _log.warning("%s", warning)
+        if known and not self.current:
+            _log.info("No JWKS is near its limits any more.")
+
+
+def _findings(body: bytes) -> Iterable[str]:
+    count = len(parse_jwks(body))
+    remedy = (
+        "Give keysets issuers of their own, shorten token lifetimes or lengthen rotation periods."
+    )
+    if count == 0:
+        yield "holds no key; every client fails with it. Its keysets have no published key."
+    if len(body) > MAX_BYTES:
+        yield f"has {len(body)} bytes; clients refuse more than {MAX_BYTES}. {remedy}"
+    elif len(body) >= WARN_BYTES:
+        yield f"has {len(body)} bytes and nears {MAX_BYTES}, beyond which clients refuse. {remedy}"
+    if count >= WARN_KEYS:
+        yield f"holds {count} keys. {remedy}"
 
 
 def _by_issuer(keysets: Iterable[Keyset]) -> dict[str, list[Keyset]]:
@@ -62,28 +144,35 @@ def _by_issuer(keysets: Iterable[Keyset]) -> dict[str, list[Keyset]]:
     return grouped
 
 
-def _jwks(keys: Iterable[Key]) -> list[dict[str, str]]:
-    jwks = [public_jwk(key.spki, key.algorithm) for key in keys]
-    refuse_private_members(jwks)
-    return jwks
+def _compatible(members: list[Keyset]) -> list[Keyset]:
+    """Those that may be in one JWKS: none that makes clients reject the others' keys."""
+    return [one for one in members if not one.algorithm.breaks_clients] or members
 
 
-def _metadata(issuer: str, algorithms: list[str]) -> dict[str, object]:
+def _published(keys: Iterable[Key], now: int) -> Jwks:
+    jwks = [public_jwk(key.spki, key.algorithm) for key in keys if is_published(key, now)]
+    return {jwk["kid"]: jwk for jwk in jwks}
+
+
+def _jwks_document(jwks: Jwks, max_age: int) -> Document:
+    refuse_private_members(jwks.values())
+    return _document({"keys": list(jwks.values())}, JWKS_MEDIA_TYPE, max_age)
+
+
+def _metadata(issuer: str, jwks: Jwks) -> dict[str, object]:
     """OpenID Connect Discovery 1.0 section 3, as a Kubernetes service account issuer serves it."""
     return {
         "issuer": issuer,
-        "jwks_uri": f"{issuer}/.well-known/jwks.json",
+        "jwks_uri": f"{issuer}/{JWKS_NAME}",
         "response_types_supported": ["id_token"],
         "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": algorithms,
+        "id_token_signing_alg_values_supported": sorted({jwk["alg"] for jwk in jwks.values()}),
     }
 
 
 def _document(content: object, media_type: str, max_age: int) -> Document:
-    body = strictjson.dumps(content)
     cache_control = (
         f"public, max-age={max_age}, stale-while-revalidate={_STALE_WHILE_REVALIDATE}, "
         f"stale-if-error={_STALE_IF_ERROR}"
     )
-    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    return Document(body, media_type, etag, cache_control)
+    return make_document(strictjson.dumps(content), media_type, cache_control)

@@ -70,11 +70,13 @@ class SigningService:
             KeysetNotFound, KeysetUnusable, ClaimRejected, BackendError, AuditUnavailable.
         """
         require(caller.principal, Action.SIGN, keyset)
-        ready = self._find(keyset)
-        active = ready.active
+        ready = self._snapshots.for_signing(keyset)
+        if ready is None:
+            raise KeysetNotFound(f"There is no keyset {keyset}.")
+        now = self._clock.now()
+        active = ready.active_at(now)
         if active is None:
             raise KeysetUnusable(f"The keyset {keyset} has no active key.", retry_after=30)
-        now = self._clock.now()
         content = build_token(
             ready.keyset.rules,
             request.claims,
@@ -86,6 +88,7 @@ class SigningService:
         payload = strictjson.dumps(content.claims)
         token = active.signer.compact(content.header, payload)
         key = active.key
+        self._snapshots.leases.signed(key.kid, content.exp)
         self._audit.record(
             SigningRecord(
                 time=now,
@@ -108,17 +111,13 @@ class SigningService:
             KeysetNotFound: granted, but there is none.
         """
         require(caller.principal, Action.VERIFY, keyset)
-        ready = self._find(keyset)
+        ready = self._snapshots.keyset(keyset)
+        if ready is None:
+            raise KeysetNotFound(f"There is no keyset {keyset}.")
         try:
             return _verify(ready, token, int(self._clock.now()))
         except InvalidRequest as error:
             return Verification(False, None, None, str(error))
-
-    def _find(self, name: str) -> ReadyKeyset:
-        ready = self._snapshots.keyset(name)
-        if ready is None:
-            raise KeysetNotFound(f"There is no keyset {name}.")
-        return ready
 
 
 def _verify(ready: ReadyKeyset, token: str, now: int) -> Verification:

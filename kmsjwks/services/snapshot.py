@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from kmsjwks.domain.errors import KmsJwksError, StoreUnavailable
+from kmsjwks.domain.errors import StoreUnavailable
 from kmsjwks.domain.jwk import public_jwk
 from kmsjwks.domain.jws import JwsSigner
-from kmsjwks.domain.keys import Key, Keyset, is_published, may_sign
+from kmsjwks.domain.keys import Key, Keyset, is_published
 from kmsjwks.domain.ports import BackendKey, Clock, KeyBackend, KeyStore
+from kmsjwks.domain.rotation import signing_timeline
 from kmsjwks.domain.signatures import Verifier, make_verifier
+from kmsjwks.services.leases import LeaseKeeper
 from kmsjwks.services.publication import Document, render
 
 _log = logging.getLogger(__name__)
@@ -32,8 +34,21 @@ class ReadyKeyset:
 
     keyset: Keyset
     keys: tuple[Key, ...]
-    active: ActiveKey | None
+    timeline: tuple[tuple[int, ActiveKey], ...]  # from when (seconds) which key signs, ascending
     verifiers: Mapping[str, tuple[Key, Verifier]]  # by kid; published keys only
+
+    def active_at(self, now: float) -> ActiveKey | None:
+        """The key that signs at ``now`` (seconds), the same on every replica."""
+        signing = None
+        for start, active in self.timeline:
+            if start <= now:
+                signing = active
+        return signing
+
+    def signing_from(self, now: float) -> list[ActiveKey]:
+        """The key that signs at ``now`` and those that are to follow it."""
+        signing = self.active_at(now)
+        return [active for start, active in self.timeline if active is signing or start > now]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +98,27 @@ def _ready(
         for key in keys
         if is_published(key, now)
     }
-    signing = [key for key in keys if may_sign(key, now) and key.backend in backends]
-    active = None
-    if signing:
-        key = signing[0]
-        active = ActiveKey(key, _signer(key, backends[key.backend], verifiers[key.kid][1]))
-    return ReadyKeyset(keyset, tuple(keys), active, verifiers)
+    timeline = tuple(
+        (start, ActiveKey(key, _signer(key, backends[key.backend], verifiers[key.kid][1])))
+        for start, key in signing_timeline(keys)
+        if key.backend in backends
+    )
+    return ReadyKeyset(keyset, tuple(keys), timeline, verifiers)
 
 
 def _signer(key: Key, backend: KeyBackend, verify: Verifier) -> JwsSigner:
     handle = BackendKey(key.ref, key.algorithm, key.spki)
     jwk = public_jwk(key.spki, key.algorithm)
     return JwsSigner(key.algorithm, jwk, lambda message: backend.sign(handle, message), verify)
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshing:
+    """How a process keeps up with the database. In seconds: how often it looks, and how long it
+    signs from what it knows when the database does not answer."""
+
+    interval: float
+    grace: float
 
 
 class SnapshotKeeper:
@@ -104,31 +128,53 @@ class SnapshotKeeper:
         self,
         take: Callable[[float], Snapshot],
         revision: Callable[[], int],
+        leases: LeaseKeeper,
         clock: Clock,
-        refresh_interval: float,
+        refreshing: Refreshing,
     ) -> None:
-        """``refresh_interval`` in seconds."""
         self._take, self._revision, self._clock = take, revision, clock
-        self._interval = refresh_interval
+        self.leases, self._refreshing = leases, refreshing
         self._lock = threading.Lock()
+        self._refresh_lock = threading.Lock()
         self._current: Snapshot | None = None
+        self._confirmed = 0.0  # monotonic seconds
         self._last_miss = 0.0
         self._thread: threading.Thread | None = None
         self._failing = False
 
     def current(self) -> Snapshot:
-        """
+        """For what is public: however old it is.
+
         Raises:
             StoreUnavailable: the database did not answer since this process started.
         """
         snapshot = self._current
         return snapshot if snapshot is not None else self._first()
 
+    def for_signing(self, name: str) -> ReadyKeyset | None:
+        """The keyset, from a snapshot that is fresh enough to sign from.
+
+        Raises:
+            StoreUnavailable: the database has not answered for longer than the grace.
+        """
+        found = self.keyset(name)
+        if self.staleness() > self._refreshing.grace:
+            raise StoreUnavailable(
+                "The database has not answered for too long; nothing is signed from old keys. "
+                "Try again later.",
+                retry_after=5,
+            )
+        return found
+
+    def staleness(self) -> float:
+        """Seconds since the database last confirmed the snapshot."""
+        return time.monotonic() - self._confirmed
+
     def keyset(self, name: str) -> ReadyKeyset | None:
         """By name; a miss looks once at the store, so that what was just created is found."""
         found = self.current().keysets.get(name)
         if found is None and self._may_look_again():
-            self._refresh()
+            self.refresh()
             found = self.current().keysets.get(name)
         return found
 
@@ -148,28 +194,55 @@ class SnapshotKeeper:
                 )
                 self._thread.start()
             if self._current is None:
-                self._current = self._take(self._clock.now())
+                self._renew()
+            assert self._current is not None
             return self._current
 
     def _keep(self) -> None:
         while True:
-            time.sleep(self._interval)
-            self._refresh()
+            time.sleep(self._refreshing.interval)
+            self.refresh()
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
         """Never raises: the last good snapshot goes on being used."""
-        try:
-            held, now = self._current, self._clock.now()
-            over = held is not None and held.valid_until is not None and held.valid_until <= now
-            if held is None or over or self._revision() != held.revision:
-                self._current = self._take(now)
-            if self._failing:
-                _log.info("The database answers again.")
-            self._failing = False
-        except StoreUnavailable as error:
-            if not self._failing:
-                _log.error("Going on with the last known keys: %s", error)
-            self._failing = True
-        except KmsJwksError:
-            _log.exception("The keys in the database cannot be used; going on with the last ones.")
-            self._failing = True
+        with self._refresh_lock:
+            try:
+                self._renew()
+                if self._failing:
+                    _log.info("The database answers again.")
+                self._failing = False
+            except StoreUnavailable as error:
+                if not self._failing:
+                    _log.error("Going on with the last known keys: %s", error)
+                self._failing = True
+            except Exception:  # whatever it is, the thread that looks again must live
+                _log.exception("The keys in the database cannot be used; going on with the last.")
+                self._failing = True
+
+    def _renew(self) -> None:
+        """The leases come before the snapshot: no token is signed with a key before the database
+        knows that this process may."""
+        held, began, now = self._current, time.monotonic(), self._clock.now()
+        revision = self._revision()
+        if held is not None and revision < held.revision:
+            # An emptied or restored database: its keys are not those that verifiers rely on.
+            raise StoreUnavailable(
+                f"The database went back from revision {held.revision} to {revision}. Put the "
+                "right one in place, or restart the service to accept this one."
+            )
+        over = held is not None and held.valid_until is not None and held.valid_until <= now
+        fresh = held is not None and not over and revision == held.revision
+        snapshot = held if fresh and held is not None else self._take(now)
+        seconds = int(now)
+        self.leases.reserve(_lifetimes(snapshot, seconds), seconds)
+        self.leases.settle(seconds)
+        self._current, self._confirmed = snapshot, began
+
+
+def _lifetimes(snapshot: Snapshot, now: int) -> dict[str, int]:
+    """kid -> longest lifetime, of every key that may sign now or later."""
+    return {
+        active.key.kid: ready.keyset.rules.max_lifetime
+        for ready in snapshot.keysets.values()
+        for active in ready.signing_from(now)
+    }

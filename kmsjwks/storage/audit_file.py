@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -13,6 +14,9 @@ from kmsjwks.domain.audit import GENESIS, SigningRecord, link
 from kmsjwks.domain.errors import AuditUnavailable
 
 
+_log = logging.getLogger(__name__)
+
+
 class FileAuditSink:
     """Thread-safe and fork-safe: each process writes a file of its own. A record is durable when
     the operating system has it (``write(2)`` returned); it survives this process, not the
@@ -21,6 +25,7 @@ class FileAuditSink:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._lock = threading.Lock()
+        self._path = directory
         self._file: int | None = None
         self._pid = 0
         self._sequence, self._previous, self._size = 0, GENESIS, 0
@@ -39,7 +44,7 @@ class FileAuditSink:
                 ) from error
 
     def _append(self, event: dict[str, object]) -> None:
-        if self._file is None or self._pid != os.getpid():
+        if self._file is None or self._pid != os.getpid() or not self._in_place(self._file):
             self._start()
         assert self._file is not None
         line, digest = link(event, self._sequence, self._previous)
@@ -49,12 +54,27 @@ class FileAuditSink:
         self._sequence, self._previous = self._sequence + 1, digest
         self._size += len(data)
 
+    def _in_place(self, descriptor: int) -> bool:
+        """Whether what we write is what a reader finds: not deleted, not moved away."""
+        written = os.fstat(descriptor)
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            found = None
+        if found is not None and (found.st_dev, found.st_ino) == (written.st_dev, written.st_ino):
+            return True
+        os.close(descriptor)
+        self._file = None
+        _log.error("The audit file %s was removed; going on in another one.", self._path)
+        return False
+
     def _start(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         name = f"audit-{started}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._file = os.open(self._directory / name, flags, 0o600)
+        self._path = self._directory / name
+        self._file = os.open(self._path, flags, 0o600)
         self._pid = os.getpid()
         self._sequence, self._previous, self._size = 0, GENESIS, 0
 

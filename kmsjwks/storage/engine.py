@@ -1,78 +1,41 @@
-"""Database engines, from a URL. SQLite is what this version runs on.
-
-No connection is ever shared across fork: the pool is a ``NullPool``, so a connection lives for
-one transaction and none is open between two. An engine may be made before or after fork.
-"""
+"""Database engines, from a URL: SQLite for one machine, PostgreSQL for replicas."""
 
 from __future__ import annotations
 
-import os
-import sqlite3
-import tempfile
-from contextlib import closing, suppress
-from pathlib import Path
+from contextlib import suppress
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url
+from sqlalchemy import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from kmsjwks.domain.errors import ConfigurationError
-from kmsjwks.storage.transactions import WRITING
+from kmsjwks.storage import postgresql, sqlite
 
-BUSY_TIMEOUT = 5.0  # seconds that a connection waits for another's lock
+BUSY_TIMEOUT = 5.0  # seconds that a transaction waits for another's lock
 
-_FORMS = "Write sqlite:////absolute/path/kmsjwks.db, or sqlite:///path relative to where you start."
-
-# FULL: a commit survives a power failure, which SQLite's default in WAL mode does not promise.
-_PRAGMAS = (
-    "PRAGMA foreign_keys = ON",
-    "PRAGMA synchronous = FULL",
-    "PRAGMA journal_mode = WAL",
-)
+_FORMS = f"Write {sqlite.FORM}; or {postgresql.FORM}."
 
 
 def make_engine(url: str, *, busy_timeout: float = BUSY_TIMEOUT) -> Engine:
-    """An engine for ``sqlite:///PATH``; creates the file (mode 0600) and its directory (0700).
+    """An engine for ``sqlite:///PATH`` or ``postgresql://USER@HOST/DATABASE``.
 
-    ``busy_timeout`` is in seconds. The file is not created again when it disappears later: that
-    is a failure to report, not an empty database to go on with. Migrate before use.
+    ``busy_timeout`` is in seconds. Safe to make before or after fork. Connects to no server yet;
+    migrate before use.
 
     Raises:
-        ConfigurationError: the URL is not one of a supported database, or its file cannot be
-            created. Never repeats the URL, which may hold a password.
+        ConfigurationError: the URL is not one of a supported database, its file cannot be
+            created, or its driver is not installed. Never repeats the URL, which may hold a
+            password.
     """
-    path = _database_path(url)
-    _create(path)
-
-    def connect() -> sqlite3.Connection:
-        return _connect(path, busy_timeout)
-
-    engine = create_engine(
-        URL.create("sqlite", database=str(path)),
-        creator=connect,
-        poolclass=NullPool,
-        hide_parameters=True,
-    )
-    event.listen(engine, "begin", _begin)
-    return engine
-
-
-def _database_path(url: str) -> Path:
     parsed = _parse(url)
     if parsed is None:
         raise ConfigurationError([f"The database URL cannot be understood. {_FORMS}"])
-    if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
-        raise ConfigurationError(
-            [f"The database driver {parsed.drivername!r} is not supported. {_FORMS}"]
-        )
-    if any((parsed.username, parsed.password, parsed.host, parsed.port, parsed.query)):
-        raise ConfigurationError(
-            [f"A SQLite URL has no user, password, host or parameters. {_FORMS}"]
-        )
-    if parsed.database is None or parsed.database in ("", ":memory:"):
-        raise ConfigurationError(
-            [f"The database must be a file: one in memory would be lost and not shared. {_FORMS}"]
-        )
-    return Path(parsed.database).absolute()
+    if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
+        return sqlite.sqlite_engine(parsed, busy_timeout)
+    if parsed.drivername in ("postgresql", "postgresql+psycopg"):
+        return postgresql.postgresql_engine(parsed, busy_timeout)
+    raise ConfigurationError(
+        [f"The database driver {parsed.drivername!r} is not supported. {_FORMS}"]
+    )
 
 
 def _parse(url: str) -> URL | None:
@@ -80,53 +43,3 @@ def _parse(url: str) -> URL | None:
     with suppress(ArgumentError, ValueError):
         return make_url(url)
     return None
-
-
-def _create(path: Path) -> None:
-    if path.exists():
-        return
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _create_in_wal_mode(path)
-    except (OSError, sqlite3.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigurationError(
-            [f"The database file {path} cannot be created: {reason}. Check its directory."]
-        ) from error
-
-
-def _create_in_wal_mode(path: Path) -> None:
-    """Make the file elsewhere and link it into place.
-
-    Processes that switch the same new file to WAL fail with "database is locked" in spite of the
-    busy timeout (measured: 27 of 2,000 with ten processes). This file is in WAL mode from the
-    instant it exists, and of several processes one wins.
-    """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
-    os.close(descriptor)
-    try:
-        with closing(sqlite3.connect(name, isolation_level=None)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
-        with suppress(FileExistsError):
-            os.link(name, path)
-    finally:
-        Path(name).unlink()
-
-
-def _connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"{path.as_uri()}?mode=rw", uri=True, isolation_level=None, timeout=busy_timeout
-    )
-    try:
-        for pragma in _PRAGMAS:
-            connection.execute(pragma)
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
-
-
-def _begin(connection: Connection) -> None:
-    """IMMEDIATE for writers: a deferred transaction that reads, then writes, may fail or fork."""
-    write = connection.get_execution_options().get(WRITING, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

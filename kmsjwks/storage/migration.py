@@ -6,19 +6,23 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, func, select
 
 from kmsjwks.domain.errors import StoreUnavailable
+from kmsjwks.storage.postgresql import be_patient
 from kmsjwks.storage.transactions import reading, writing
 
-HEAD = "0001"  # the newest revision in migrations/versions
+HEAD = "0002"  # the newest revision in migrations/versions
+
+ADVISORY_KEY = 0x6B6D736A776B7302  # "kmsjwks", 2; the planner's lock is 1
+_PATIENCE = 300  # seconds that an upgrade on PostgreSQL may wait or take
 
 
 def migrate(engine: Engine) -> None:
     """Upgrade to ``HEAD``; nothing happens when it is there already.
 
-    All processes may call this at once: the whole upgrade is one transaction that holds the write
-    lock from its start, so one does the work, the others wait and find it done, and a crash leaves
+    All processes may call this at once: the whole upgrade is one transaction that holds a lock
+    from its start, so one does the work, the others wait and find it done, and a crash leaves
     what was there before.
 
     Raises:
@@ -27,6 +31,8 @@ def migrate(engine: Engine) -> None:
     if schema_is_current(engine):
         return
     with writing(engine) as connection:
+        if connection.dialect.name == "postgresql":
+            _lock(connection)
         if _revisions(connection) != {HEAD}:
             _upgrade(connection)
 
@@ -47,6 +53,12 @@ def alembic_config(connection: Connection) -> Config:
     config.set_main_option("script_location", "kmsjwks.storage:migrations")
     config.attributes["connection"] = connection
     return config
+
+
+def _lock(connection: Connection) -> None:
+    """What SQLite's BEGIN IMMEDIATE does. An upgrade may take longer than a statement may."""
+    be_patient(connection, _PATIENCE)
+    connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_KEY)))
 
 
 def _revisions(connection: Connection) -> set[str]:

@@ -12,9 +12,12 @@ from kmsjwks.domain import strictjson
 from kmsjwks.domain.algorithms import Algorithm, find_algorithm
 from kmsjwks.domain.errors import MalformedJson, StoreUnavailable, UnsupportedAlgorithm
 from kmsjwks.domain.keys import Key, Keyset, KeyState, KeyTimes
+from kmsjwks.domain.ports import Lease, LifecycleEvent
+from kmsjwks.domain.timing import RotationSchedule
 from kmsjwks.domain.tokens import TokenRules
 
 _TIMES = tuple(field.name for field in fields(KeyTimes))
+_EVENT = tuple(field.name for field in fields(LifecycleEvent))
 
 
 class CreationIntent(NamedTuple):
@@ -34,11 +37,16 @@ def keyset_to_row(keyset: Keyset) -> dict[str, Any]:
         "backend": keyset.backend,
         "rules": rules_to_text(keyset.rules),
         "created_at": keyset.created_at,
+        "schedule": schedule_to_text(keyset.schedule),
     }
 
 
 def rules_to_text(rules: TokenRules) -> str:
     return strictjson.dumps(asdict(rules)).decode()
+
+
+def schedule_to_text(schedule: RotationSchedule) -> str:
+    return strictjson.dumps(asdict(schedule)).decode()
 
 
 def key_to_row(key: Key) -> dict[str, Any]:
@@ -50,6 +58,8 @@ def key_to_row(key: Key) -> dict[str, Any]:
         "ref": key.ref,
         "spki": key.spki,
         "state": key.state.value,
+        "hold": key.hold,
+        "version": key.version,
         **asdict(key.times),
     }
 
@@ -70,6 +80,7 @@ def keyset_from_row(row: RowMapping) -> Keyset:
             backend=row["backend"],
             rules=_rules(strictjson.loads(row["rules"].encode())),
             created_at=row["created_at"],
+            schedule=RotationSchedule(**strictjson.loads(row["schedule"].encode())),
         )
     except (UnsupportedAlgorithm, MalformedJson, TypeError, AttributeError) as error:
         raise _unreadable(f"keyset {row['name']}") from error
@@ -90,6 +101,8 @@ def key_from_row(row: RowMapping) -> Key:
             spki=row["spki"],
             state=KeyState(row["state"]),
             times=KeyTimes(**{name: row[name] for name in _TIMES}),
+            hold=row["hold"],
+            version=row["version"],
         )
     except (UnsupportedAlgorithm, ValueError) as error:
         raise _unreadable(f"key {row['kid']}") from error
@@ -110,6 +123,22 @@ def intent_from_row(row: RowMapping) -> CreationIntent:
         )
     except UnsupportedAlgorithm as error:
         raise _unreadable(f"creation {row['request_id']}") from error
+
+
+def event_to_row(event: LifecycleEvent) -> dict[str, Any]:
+    return asdict(event)
+
+
+def event_from_row(row: RowMapping) -> LifecycleEvent:
+    return LifecycleEvent(**{name: row[name] for name in _EVENT})
+
+
+def lease_to_row(lease: Lease) -> dict[str, Any]:
+    return asdict(lease)
+
+
+def lease_from_row(row: RowMapping) -> Lease:
+    return Lease(row["kid"], row["holder"], row["max_exp"], row["final"])
 
 
 def _rules(members: Mapping[str, Any]) -> TokenRules:

@@ -1,11 +1,14 @@
-"""The tables, as the migrations leave them. Nothing in here that only one database has.
+"""The tables, as the migrations leave them, on SQLite and PostgreSQL alike.
+
+The triggers that guard ``keys`` are in the migrations only.
 
 Times are BIGINT seconds since the epoch. Algorithms are stored by ``Algorithm.id``.
 
 Token rules are one JSON text column (``keysets.rules``): they are read and written as a whole and
 never searched, half of them are lists that columns would turn into JSON or tables anyway, and a
 new rule then needs no migration. Reading refuses a rule that this version does not know, so an
-older replica stops rather than signs without it.
+older replica stops rather than signs without it. The rotation schedule (``keysets.schedule``) is
+kept in the same way.
 """
 
 from __future__ import annotations
@@ -29,6 +32,11 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+# What keysets made before there were schedules got; later defaults do not change them.
+FIRST_SCHEDULE = (
+    '{"period":null,"propagation":86400,"leeway":300,"destroy_after":null,"destroy_window":604800}'
+)
+
 keysets = Table(
     "keysets",
     metadata,
@@ -37,6 +45,7 @@ keysets = Table(
     Column("backend", Text, nullable=False),
     Column("rules", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("schedule", Text, nullable=False, server_default=FIRST_SCHEDULE),
 )
 
 keys = Table(
@@ -58,6 +67,11 @@ keys = Table(
     Column("private_destroyed_at", BigInteger),
     Column("destroyed_at", BigInteger),
     Column("max_exp", BigInteger),
+    Column("compromised_at", BigInteger),
+    Column("seen_at", BigInteger),
+    Column("exp_bound", BigInteger),
+    Column("destroy_at", BigInteger),
+    Column("version", BigInteger, nullable=False, server_default="0"),
     ForeignKeyConstraint(["keyset"], ["keysets.name"], name="fk_keys_keyset"),
     UniqueConstraint("backend", "ref", name="uq_keys_backend_ref"),
     CheckConstraint(
@@ -88,6 +102,33 @@ intents = Table(
     Column("algorithm", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("finished_at", BigInteger),
+)
+
+# What was done to keysets and keys, written in the transaction that did it. ``id`` is the order.
+lifecycle_events = Table(
+    "lifecycle_events",
+    metadata,
+    # SQLite counts INTEGER primary keys up by itself, and only those.
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("time", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("keyset", Text, nullable=False),
+    Column("kid", Text),
+    Column("event", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+)
+
+Index("ix_lifecycle_events_keyset", lifecycle_events.c.keyset, lifecycle_events.c.id)
+
+# One row for each process that signs with a key. No foreign key: a database restored from a backup
+# may not know the key that a process still signs with.
+signing_leases = Table(
+    "signing_leases",
+    metadata,
+    Column("kid", Text, primary_key=True),
+    Column("holder", Text, primary_key=True),
+    Column("max_exp", BigInteger, nullable=False),
+    Column("final", Boolean, nullable=False),
 )
 
 # One row, bumped by every transaction that changes keysets or keys.

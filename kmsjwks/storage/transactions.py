@@ -9,12 +9,12 @@ from sqlalchemy import Connection, Engine
 
 from kmsjwks.storage.failures import typed_failures
 
-WRITING = "kmsjwks_writing"  # execution option; the engine then takes the write lock at BEGIN
+WRITING = "kmsjwks_writing"  # execution option; SQLite then takes the write lock at BEGIN
 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A transaction that sees one state of the database throughout.
+    """A transaction that changes nothing.
 
     Raises:
         StoreUnavailable: the database does not answer.
@@ -25,7 +25,10 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that holds the write lock from its start; committed on the way out.
+    """A transaction, committed on the way out.
+
+    On SQLite it holds the write lock from its start. On PostgreSQL (READ COMMITTED) a change of
+    keysets or keys locks the row of ``store_revision`` first, which comes to the same.
 
     Raises:
         StoreUnavailable: the database does not answer.

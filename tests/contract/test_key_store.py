@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -23,19 +23,19 @@ NOW = 1_750_000_000
 Open = Callable[[], KeyStore]  # each call is another store on the same, migrated database
 
 
-def sqlite(directory: Path) -> Open:
-    url = f"sqlite:///{directory}/keys.db"
-    migrate(make_engine(url))
-    return lambda: SqlKeyStore(make_engine(url))
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a new, empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/keys.db"
+    url: str = request.getfixturevalue("postgres_schema_url")
+    return url
 
 
-DATABASES = [sqlite]
-
-
-@pytest.fixture(params=DATABASES, ids=lambda database: database.__name__)
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    opened: Open = request.param(tmp_path)
-    return opened
+@pytest.fixture
+def open_store(database_url: str) -> Open:
+    migrate(make_engine(database_url))
+    return lambda: SqlKeyStore(make_engine(database_url))
 
 
 @pytest.fixture
@@ -87,8 +87,8 @@ def test_what_was_added_comes_back_equal_in_another_store(open_store: Open) -> N
 
 def test_every_time_of_a_key_comes_back(store: KeyStore) -> None:
     keyset = keyset_named("demo")
-    times = KeyTimes(2**40, 2**40 + 1, 2**40 + 2, 2**40 + 3, 2**40 + 4, 2**40 + 5, 2**40 + 6, 2**53)
-    key = replace(key_of(keyset), times=times, state=KeyState.DESTROYED)
+    times = KeyTimes(*(2**53 - number for number in range(len(fields(KeyTimes)))))
+    key = replace(key_of(keyset), times=times, state=KeyState.DESTROYED, hold=True, version=2**40)
     store.add_keyset(keyset, key)
     assert list(store.keys()) == [key]
 
@@ -214,3 +214,14 @@ def test_a_keyset_is_not_added_under_a_request_that_was_not_begun(store: KeyStor
         store.add_keyset(keyset_named("demo"), key_of(keyset_named("demo")), request_id="r")
     assert list(store.keysets()) == []
     assert list(store.keys()) == []
+
+
+def test_an_abandoned_creation_is_over(store: KeyStore) -> None:
+    store.begin_creation("r", "demo", "hsm", ES256, NOW)
+    store.begin_creation("other", "demo", "hsm", ES256, NOW)
+    for request_id in ("r", "r", "never begun"):
+        store.abandon_creation(request_id)
+    assert [intent[0] for intent in store.open_intents()] == ["other"]
+    store.begin_creation("r", "demo", "hsm", ES256, NOW)
+    with pytest.raises(Conflict, match="Begin it first"):
+        store.add_keyset(keyset_named("demo"), key_of(keyset_named("demo")), request_id="r")

@@ -1,40 +1,25 @@
-"""The SQL store on real SQLite files: schema, migrations, processes, failures."""
+"""SQLite as the store: files, journal, locks, and what may happen to a file."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sqlite3
 import stat
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
 
 import pytest
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, insert, inspect, text, update
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy import Engine, text
 
-from kmsjwks.domain.errors import ConfigurationError, Conflict, KmsJwksError, StoreUnavailable
-from kmsjwks.domain.keys import KeyState
-from kmsjwks.storage import rows, schema
+from kmsjwks.domain.errors import ConfigurationError, StoreUnavailable
+from kmsjwks.domain.ports import LifecycleEvent
 from kmsjwks.storage.engine import make_engine
 from kmsjwks.storage.keystore import SqlKeyStore
-from kmsjwks.storage.migration import HEAD, alembic_config, migrate, schema_is_current
-from kmsjwks.storage.transactions import reading, writing
+from kmsjwks.storage.migration import migrate, schema_is_current
+from kmsjwks.storage.transactions import writing
 from tests.contract.test_key_store import ES256, NOW, key_of, keyset_named
-
-PROCESSES = 10
 
 
 @pytest.fixture
@@ -56,127 +41,6 @@ def store(engine: Engine) -> SqlKeyStore:
 
 def beside(path: Path) -> list[Path]:
     return sorted(path.parent.iterdir())
-
-
-def objects(engine: Engine) -> dict[str, str]:
-    query = text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
-    with reading(engine) as connection:
-        return {name: sql for name, sql in connection.execute(query) if name != "alembic_version"}
-
-
-class TestMigration:
-    def test_autogenerate_finds_nothing_to_do(self, engine: Engine) -> None:
-        with reading(engine) as connection:
-            context = MigrationContext.configure(
-                connection, opts={"compare_type": True, "compare_server_default": True}
-            )
-            assert compare_metadata(context, schema.metadata) == []
-
-    def test_migrations_and_schema_give_the_same_sql(self, engine: Engine, tmp_path: Path) -> None:
-        """Autogenerate does not look at check constraints and conditions of indexes."""
-        declared = make_engine(f"sqlite:///{tmp_path}/declared.db")
-        with writing(declared) as connection:
-            schema.metadata.create_all(connection)
-        assert objects(engine) == objects(declared)
-
-    def test_the_schema_is_also_postgresql(self) -> None:
-        dialect: Any = postgresql.dialect()  # type: ignore[no-untyped-call]
-        for table in schema.metadata.sorted_tables:
-            assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=dialect))
-            for index in table.indexes:
-                assert "WHERE state = 'active'" in str(CreateIndex(index).compile(dialect=dialect))
-
-    def test_head_is_the_newest_packaged_revision(self, engine: Engine) -> None:
-        with reading(engine) as connection:
-            script = ScriptDirectory.from_config(alembic_config(connection))
-        assert script.get_heads() == [HEAD]
-
-    def test_a_new_file_is_not_current_until_migrated(self, path: Path) -> None:
-        engine = make_engine(f"sqlite:///{path}")
-        assert not schema_is_current(engine)
-        with pytest.raises(StoreUnavailable, match=f"needs .{HEAD}."):
-            SqlKeyStore(engine).check()
-        migrate(engine)
-        assert schema_is_current(engine)
-        migrate(engine)
-        SqlKeyStore(engine).check()
-
-    def test_eight_threads_migrate_at_once(self, path: Path) -> None:
-        engine = make_engine(f"sqlite:///{path}")
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(migrate, [engine] * 8))
-        assert schema_is_current(engine)
-
-    def test_a_failure_halfway_leaves_what_was_there(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        upgrade = command.upgrade
-
-        def upgrade_and_fail(config: Config, revision: str) -> None:
-            upgrade(config, revision)
-            raise KeyboardInterrupt
-
-        engine = make_engine(f"sqlite:///{path}")
-        with monkeypatch.context() as patch:
-            patch.setattr(command, "upgrade", upgrade_and_fail)
-            with pytest.raises(KeyboardInterrupt):
-                migrate(engine)
-        assert inspect(engine).get_table_names() == []
-        migrate(engine)
-        assert schema_is_current(engine)
-
-    def test_a_newer_schema_is_refused_and_kept(self, engine: Engine) -> None:
-        with writing(engine) as connection:
-            connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-        with pytest.raises(StoreUnavailable, match="newer version"):
-            migrate(engine)
-        with pytest.raises(StoreUnavailable, match="run the version that migrated it"):
-            SqlKeyStore(engine).check()
-        assert "keysets" in inspect(engine).get_table_names()
-
-
-class TestConstraints:
-    def test_one_active_key_a_keyset(self, engine: Engine, store: SqlKeyStore) -> None:
-        keyset = keyset_named("demo")
-        store.add_keyset(keyset, key_of(keyset))
-        with pytest.raises(IntegrityError, match=r"keys\.keyset"), writing(engine) as connection:
-            connection.execute(
-                insert(schema.keys).values(rows.key_to_row(key_of(keyset, "second")))
-            )
-        spare = rows.key_to_row(key_of(keyset, "second")) | {"state": "pre-activation"}
-        with writing(engine) as connection:
-            connection.execute(insert(schema.keys).values(spare))
-        with pytest.raises(IntegrityError, match=r"keys\.keyset"), writing(engine) as connection:
-            connection.execute(update(schema.keys).values(state="active"))
-        assert [key.state for key in list(store.keys())] == [
-            KeyState.ACTIVE,
-            KeyState.PRE_ACTIVATION,
-        ]
-
-    @pytest.mark.parametrize(
-        ("change", "constraint"),
-        [
-            ("UPDATE keys SET state = 'retired'", "ck_keys_state"),
-            ("UPDATE keys SET keyset = 'other'", "FOREIGN KEY"),
-            ("UPDATE keys SET hold = NULL", "keys.hold"),
-            ("DELETE FROM keysets", "FOREIGN KEY"),
-            ("INSERT INTO store_revision VALUES (2, 0)", "ck_store_revision_one_row"),
-        ],
-    )
-    def test_the_database_refuses(
-        self, engine: Engine, store: SqlKeyStore, change: str, constraint: str
-    ) -> None:
-        store.add_keyset(keyset_named("demo"), key_of(keyset_named("demo")))
-        with pytest.raises(IntegrityError, match=constraint), writing(engine) as connection:
-            connection.execute(text(change))
-
-    def test_a_new_key_is_not_on_hold(self, engine: Engine, store: SqlKeyStore) -> None:
-        store.add_keyset(keyset_named("demo"), key_of(keyset_named("demo")))
-        with reading(engine) as connection:
-            assert (
-                connection.scalar(schema.keys.select().with_only_columns(schema.keys.c.hold))
-                is False
-            )
 
 
 class TestEngine:
@@ -234,7 +98,8 @@ class TestEngine:
     @pytest.mark.parametrize(
         "url",
         [
-            "postgresql+psycopg://u:hunter2@host/db",
+            "postgresql+asyncpg://u:hunter2@host/db",
+            "postgres://u:hunter2@host/db",
             "mysql://u:hunter2@host/db",
             "sqlite+hunter://u:hunter2@host/db",
             "sqlite://u:hunter2@host/db",
@@ -298,6 +163,11 @@ class TestFailures:
         SqlKeyStore.open_intents,
         lambda store: store.begin_creation("r", "demo", "hsm", ES256, NOW),
         lambda store: store.add_keyset(keyset_named("demo"), key_of(keyset_named("demo"))),
+        lambda store: store.apply([], LifecycleEvent(NOW, "a", "demo", None, "e")),
+        lambda store: store.events("demo"),
+        lambda store: store.extend_lease("k", "h", NOW),
+        lambda store: store.finish_lease("k", "h", NOW),
+        lambda store: store.leases("k"),
     )
 
     @pytest.mark.parametrize("spoil", [remove, replace_by_directory, overwrite, empty])
@@ -323,103 +193,13 @@ class TestFailures:
         aside.rename(path)
         store.check()
 
-    @pytest.mark.parametrize(
-        "change",
-        [
-            "UPDATE keysets SET algorithm = 'XX999'",
-            "UPDATE keysets SET rules = '{'",
-            "UPDATE keysets SET rules = '[]'",
-            'UPDATE keysets SET rules = \'{"issuer": "i", "of_a_later_version": 1}\'',
-        ],
-    )
-    def test_a_keyset_of_a_later_version_is_not_half_understood(
-        self, engine: Engine, store: SqlKeyStore, change: str
+    def test_a_planner_lock_that_cannot_be_made_is_store_unavailable(
+        self, store: SqlKeyStore, path: Path
     ) -> None:
-        store.add_keyset(keyset_named("demo"), key_of(keyset_named("demo")))
-        with writing(engine) as connection:
-            connection.exec_driver_sql(change)
-        with pytest.raises(StoreUnavailable, match="cannot read the keyset demo"):
-            store.keysets()
+        Path(f"{path}.planner.lock").mkdir()
+        with pytest.raises(StoreUnavailable, match="lock file"), store.planner_lock():
+            pytest.fail("nobody can have it")
 
-    def test_rules_that_were_not_written_have_their_defaults(
-        self, engine: Engine, store: SqlKeyStore
-    ) -> None:
-        store.add_keyset(keyset_named("demo"), key_of(keyset_named("demo")))
-        with writing(engine) as connection:
-            connection.exec_driver_sql('UPDATE keysets SET rules = \'{"issuer": "https://i"}\'')
-        assert store.keysets()[0].rules.typ == "JWT"
-
-    @pytest.mark.parametrize("table", ["keys", "intents"])
-    def test_an_unknown_algorithm_is_told(
-        self, engine: Engine, store: SqlKeyStore, table: str
-    ) -> None:
-        store.add_keyset(keyset_named("demo"), key_of(keyset_named("demo")))
-        store.begin_creation("r", "later", "hsm", ES256, NOW)
-        with writing(engine) as connection:
-            connection.execute(text(f"UPDATE {table} SET algorithm = 'XX999'"))
-        with pytest.raises(StoreUnavailable, match="cannot read"):
-            list(store.keys() if table == "keys" else store.open_intents())
-
-    def test_a_lost_revision_row_is_told(self, engine: Engine, store: SqlKeyStore) -> None:
-        with writing(engine) as connection:
-            connection.execute(text("DELETE FROM store_revision"))
-        with pytest.raises(StoreUnavailable, match="lost its revision"):
-            store.revision()
-
-
-def start_and_write(url: str, number: int, barrier: Barrier, results: Any) -> None:
-    """What a replica does at its start, all at once with nine others."""
-    barrier.wait()
-    try:
-        engine = make_engine(url)
-        migrate(engine)
-        store = SqlKeyStore(engine)
-        store.check()
-        own = keyset_named(f"own-{number}")
-        store.begin_creation(f"own-{number}", own.name, own.backend, ES256, NOW)
-        store.add_keyset(own, key_of(own), request_id=f"own-{number}")
-        shared = keyset_named("shared")
-        store.begin_creation("shared", shared.name, shared.backend, ES256, NOW + number)
-        store.add_keyset(shared, key_of(shared), request_id="shared")
-    except Conflict:
-        results.put("lost")
-    except KmsJwksError as error:
-        results.put(f"{error} {error.__cause__}")
-    else:
-        results.put("won")
-
-
-class TestProcesses:
-    def test_ten_processes_migrate_and_write_at_once(self, path: Path) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        barrier, results = spawn.Barrier(PROCESSES), spawn.SimpleQueue()
-        processes = [
-            spawn.Process(
-                target=start_and_write, args=(f"sqlite:///{path}", number, barrier, results)
-            )
-            for number in range(PROCESSES)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(timeout=60)
-        assert [process.exitcode for process in processes] == [0] * PROCESSES
-        outcomes = sorted(results.get() for _ in processes)
-        assert outcomes == ["lost"] * (PROCESSES - 1) + ["won"]
-
-        store = SqlKeyStore(make_engine(f"sqlite:///{path}"))
-        assert len(store.keysets()) == len(store.keys()) == PROCESSES + 1
-        assert store.revision() == PROCESSES + 1
-        assert list(store.open_intents()) == []
-        assert beside(path) == [path]
-
-    def test_an_engine_survives_fork(self, store: SqlKeyStore) -> None:
-        store.add_keyset(keyset_named("parent"), key_of(keyset_named("parent")))
-        child = multiprocessing.get_context("fork").Process(
-            target=store.add_keyset, args=(keyset_named("child"), key_of(keyset_named("child")))
-        )
-        child.start()
-        store.add_keyset(keyset_named("again"), key_of(keyset_named("again")))
-        child.join(timeout=30)
-        assert child.exitcode == 0
-        assert [keyset.name for keyset in store.keysets()] == ["again", "child", "parent"]
+    def test_the_planner_lock_is_private(self, store: SqlKeyStore, path: Path) -> None:
+        with store.planner_lock():
+            assert stat.S_IMODE(Path(f"{path}.planner.lock").stat().st_mode) == 0o600

@@ -634,7 +634,14 @@ class TestMistakesInTheFile:
             "sqlite:///x?mode=memory",
             "sqlite:///file:x?uri=true",
             "sqlite://var/x.db",
-            "postgresql://host/x",
+            "mysql://host/x",
+            "postgres://host/x",
+            "postgresql://host",
+            "postgresql://host/",
+            "postgresql://user:secret@host:port/x",
+            "postgresql://user:pass#word@host/x",
+            "postgresql://user@host/a b",
+            "postgresql+asyncpg://host/x",
             "x.db",
         ],
     )
@@ -642,6 +649,17 @@ class TestMistakesInTheFile:
         (problem,) = config.problems(BACKEND + f'[database]\nurl = "{url}"\n')
         assert problem.startswith("kmsjwks.toml:4: database.url: ")
         assert "you wrote" not in problem
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "postgresql://user@host/x",
+            "postgresql+psycopg://user:p%23w@[::1]:5432/x?sslmode=verify-full",
+            "postgresql://user@/x?host=/run/postgresql",
+        ],
+    )
+    def test_a_postgresql_url_stays_as_it_is(self, config: Config, url: str) -> None:
+        assert config.load(BACKEND + f'[database]\nurl = "{url}"\n').database.url == url
 
     def test_token_hashes(self, config: Config) -> None:
         empty = sha256(b"").hexdigest()

@@ -73,6 +73,16 @@ def test_a_destroyed_key_stays_destroyed_and_an_active_one_is_never_destroyed_at
     assert KeyState.DESTROYED not in TRANSITIONS[KeyState.ACTIVE]
 
 
+@pytest.mark.parametrize(("old", "new"), sorted(ALLOWED))
+def test_a_hold_stops_every_transition_but_to_compromised(old: str, new: str) -> None:
+    held = replace(_key(KeyState(old)), hold=True)
+    if new == "compromised":
+        check_transition(held, KeyState.COMPROMISED)
+        return
+    with pytest.raises(TransitionRefused, match="on hold; release it first"):
+        check_transition(held, KeyState(new))
+
+
 @pytest.mark.parametrize("state", KeyState, ids=lambda s: s.value)
 def test_only_active_keys_sign(state: KeyState) -> None:
     assert may_sign(_key(state), NOW) is (state is KeyState.ACTIVE)
@@ -91,6 +101,11 @@ def test_living_keys_are_published_once_they_are(state: KeyState) -> None:
     assert not is_published(_key(state), NOW)
     assert is_published(_key(state, published_at=NOW), NOW)
     assert is_published(_key(state, published_at=NOW - 1, activate_at=NOW + 86_400), NOW)
+
+
+@pytest.mark.parametrize("state", [KeyState.PRE_ACTIVATION, KeyState.ACTIVE])
+def test_a_key_published_by_a_faster_clock_is_published(state: KeyState) -> None:
+    assert is_published(_key(state, published_at=NOW + 300), NOW)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""What an operator's act does to the dates of keys, so that no replica is taken by surprise.
+
+A replica may be cut off from the database at any moment and acts on what it knows for its grace:
+it takes over to a spare whose date was struck out since, or signs under rules that hold no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kmsjwks.domain.keys import Key, Keyset, KeyState
+from kmsjwks.domain.rotation import earliest_activation
+from kmsjwks.domain.timing import InstallationTiming, total, verifier_terms
+
+
+def latest_exp(timing: InstallationTiming, max_lifetime: int, now: int) -> int:
+    """No token of a replica that never hears of a change made at ``now`` expires later (seconds).
+    The skew: that replica dates its tokens by its own clock."""
+    return now + timing.grace + timing.skew + max_lifetime
+
+
+def rotation_date(keyset: Keyset, spare: Key, timing: InstallationTiming, now: int) -> int:
+    """When a spare takes over that is to do so as soon as possible (seconds); never later than
+    it was scheduled for."""
+    at = max(now + timing.notice, earliest_activation(keyset, spare))
+    scheduled = spare.times.activate_at
+    return at if scheduled is None else min(at, scheduled)
+
+
+def unscheduled(keyset: Keyset, key: Key, timing: InstallationTiming, now: int) -> Key:
+    """Strike out when a spare takes over. A replica that does not hear of it in time still signs
+    with it, so what that may sign is remembered."""
+    times = key.times
+    if times.activate_at is None:
+        return key
+    bound = times.exp_bound
+    if times.activate_at <= now + timing.grace + timing.skew:
+        bound = max(bound or 0, latest_exp(timing, keyset.rules.max_lifetime, now))
+    return replace(key, times=replace(times, activate_at=None, exp_bound=bound))
+
+
+def updated(key: Key, old: Keyset, new: Keyset, timing: InstallationTiming, now: int) -> Key:
+    """The key after its keyset changed: tokens under longer lifetimes keep their end, and what
+    the schedule decides is decided again where replicas can still be told in time."""
+    if key.state not in (KeyState.ACTIVE, KeyState.PRE_ACTIVATION):
+        return key
+    times = key.times
+    if new.rules.max_lifetime < old.rules.max_lifetime:
+        # Spares too: one takes over at once if the active key is compromised in the next moment.
+        bound = latest_exp(timing, old.rules.max_lifetime, now)
+        times = replace(times, exp_bound=max(times.exp_bound or 0, bound))
+    result = replace(key, times=times)
+    moved = (new.schedule.period, new.schedule.propagation) != (
+        old.schedule.period,
+        old.schedule.propagation,
+    )
+    far = times.activate_at is not None and times.activate_at > now + timing.notice
+    if key.state is KeyState.PRE_ACTIVATION and moved and far and not key.hold:
+        return unscheduled(old, result, timing, now)
+    return result
+
+
+def released(
+    keyset: Keyset, keys: Sequence[Key], kid: str, timing: InstallationTiming, now: int
+) -> list[tuple[Key, Key]]:
+    """Before and after, for each key that changes when ``kid`` is released.
+
+    A date that the hold kept from coming true must not come true afterwards: the old key signed
+    on beyond it. The planner writes a new one.
+    """
+    changed: list[tuple[Key, Key]] = []
+    holder = next(key for key in keys if key.kid == kid)
+    for key in keys:
+        after = replace(key, hold=False) if key is holder else key
+        stopped = key is holder or holder.state is KeyState.ACTIVE
+        scheduled = key.times.activate_at
+        passing = scheduled is not None and scheduled < now + timing.notice
+        if stopped and passing and key.state is KeyState.PRE_ACTIVATION and not after.hold:
+            after = unscheduled(keyset, after, timing, now)
+        if after != key:
+            changed.append((key, after))
+    return changed
+
+
+def destruction_begun(keyset: Keyset, key: Key, timing: InstallationTiming, now: int) -> Key:
+    """The key with the end of its waiting window: after every token that it may have signed. A
+    spare takes over no more. Whether its state allows it, the caller has checked."""
+    stopped = unscheduled(keyset, key, timing, now) if _waits(key) else key
+    end = now + keyset.schedule.destroy_window
+    bound = stopped.times.exp_bound
+    if _waits(key) and bound is not None:
+        end = max(end, bound + total(verifier_terms(keyset.schedule, timing)))
+    return replace(stopped, times=replace(stopped.times, destroy_at=end))
+
+
+def _waits(key: Key) -> bool:
+    return key.state is KeyState.PRE_ACTIVATION

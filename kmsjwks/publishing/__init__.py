@@ -1,0 +1,1 @@
+"""Places that documents are published to, and the look at them from outside."""

@@ -1,0 +1,214 @@
+"""`tick`: plan purely, then do step by step what is due, in one process at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from kmsjwks.domain import rotation
+from kmsjwks.domain.errors import BackendError, Conflict, TransitionRefused
+from kmsjwks.domain.keys import Key, Keyset, KeyState, check_transition
+from kmsjwks.domain.ports import (
+    Change,
+    Clock,
+    KeyBackend,
+    KeyStore,
+    Lease,
+    LifecycleEvent,
+)
+from kmsjwks.domain.timing import InstallationTiming
+from kmsjwks.services.faultpoints import FaultPoints
+from kmsjwks.services.keymaking import KeyMaker
+from kmsjwks.services.reconciliation import reconcile
+
+_log = logging.getLogger(__name__)
+ACTOR = "scheduler"
+
+Visible = Callable[[Keyset, str], bool]
+"""``(keyset, kid)``: whether the public JWKS shows the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class TickReport:
+    """``done``: what was done, in words. ``failed``: keyset -> why. ``elsewhere``: another process
+    was at it, so nothing was tried."""
+
+    done: tuple[str, ...]
+    failed: Mapping[str, str]
+    elsewhere: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerOptions:
+    """``visible``: the gate through the public URL; None where it is off."""
+
+    timing: InstallationTiming
+    visible: Visible | None
+    faults: FaultPoints
+
+
+class Planner:
+    """Any replica may tick at any time; what is due is done once."""
+
+    def __init__(
+        self,
+        store: KeyStore,
+        backends: Mapping[str, KeyBackend],
+        maker: KeyMaker,
+        clock: Clock,
+        options: PlannerOptions,
+    ) -> None:
+        self._store, self._backends, self._maker = store, backends, maker
+        self._clock, self._timing = clock, options.timing
+        self._visible, self._faults = options.visible, options.faults
+
+    def due(self, keyset: Keyset, keys: Sequence[Key]) -> list[rotation.Step]:
+        """What a tick would do now."""
+        now = int(self._clock.now())
+        return rotation.plan(keyset, keys, self._timing, now, gated=self._visible is not None)
+
+    def tick(self) -> TickReport:
+        """
+        Raises:
+            StoreUnavailable
+        """
+        done: list[str] = []
+        failed: dict[str, str] = {}
+        with self._store.planner_lock() as ours:
+            if not ours:
+                return TickReport((), {}, elsewhere=True)
+            for keyset in self._store.keysets():
+                try:
+                    done += self._advance(keyset)
+                except (BackendError, Conflict, TransitionRefused) as error:
+                    # One keyset's trouble must not stop the others.
+                    failed[keyset.name] = str(error)
+                    _log.error("Keyset %s: %s", keyset.name, error)
+            done += reconcile(self._store, self._backends)
+        return TickReport(tuple(done), failed)
+
+    def _advance(self, keyset: Keyset) -> list[str]:
+        done: list[str] = []
+        self._gate(keyset)
+        self._settle(keyset)
+        for _ in range(8):  # a step may make another due; the bound is for bugs, not for work
+            keys = list(self._store.keys(keyset.name))
+            steps = self.due(keyset, keys)
+            if not steps:
+                break
+            by_kid = {key.kid: key for key in keys}
+            for step in steps:
+                done.append(f"{keyset.name}: {self._do(keyset, by_kid, step)}")
+        return done
+
+    def _do(self, keyset: Keyset, keys: Mapping[str, Key], step: rotation.Step) -> str:
+        match step:
+            case rotation.CreateSpare():
+                return self._create_spare(keyset)
+            case rotation.HandOver():
+                return self._hand_over(keyset, keys, step)
+            case rotation.Destroy():
+                return self._destroy(keyset, keys[step.kid], step.why)
+            case rotation.Schedule():
+                key = keys[step.kid]
+                after = _with_times(key, activate_at=step.activate_at)
+                return self._write(keyset, key, after, "scheduled", f"activation: {step.why}")
+            case rotation.Tighten():
+                key = keys[step.kid]
+                after = _with_times(key, withdraw_at=step.withdraw_at)
+                return self._write(keyset, key, after, "withdrawal-tightened", step.why)
+            case rotation.BeginDestruction():
+                key = keys[step.kid]
+                after = _with_times(key, destroy_at=step.destroy_at)
+                return self._write(keyset, key, after, "destruction-begun", step.why)
+
+    def _create_spare(self, keyset: Keyset) -> str:
+        made = self._maker.make(keyset)
+        event = self._event(keyset, made.key.kid, "spare-published", "")
+        self._store.apply([], event, added=[(made.key, made.request_id)])
+        self._faults.reach("spare.recorded")
+        return f"spare {made.key.kid} published"
+
+    def _hand_over(self, keyset: Keyset, keys: Mapping[str, Key], step: rotation.HandOver) -> str:
+        now = int(self._clock.now())
+        changes = []
+        if step.old_kid is not None:
+            old = keys[step.old_kid]
+            check_transition(old, KeyState.DEACTIVATED)
+            times = replace(old.times, deactivated_at=step.at, withdraw_at=step.withdraw_at)
+            changes.append(Change(old, replace(old, state=KeyState.DEACTIVATED, times=times)))
+        new = keys[step.kid]
+        check_transition(new, KeyState.ACTIVE)
+        changes.append(Change(new, replace(new, state=KeyState.ACTIVE)))
+        self._faults.reach("handover.before")
+        detail = f"since {step.at}, recorded at {now}: {step.why}"
+        self._store.apply(changes, self._event(keyset, new.kid, "activated", detail))
+        self._faults.reach("handover.recorded")
+        return f"{new.kid} active, {step.old_kid} deactivated"
+
+    def _destroy(self, keyset: Keyset, key: Key, why: str) -> str:
+        """Intent in the trail, then the backend, then the outcome; each can be repeated."""
+        if key.state is not KeyState.COMPROMISED:
+            check_transition(key, KeyState.DESTROYED)
+        backend = self._backends.get(key.backend)
+        if backend is None:
+            raise Conflict(f"The backend {key.backend} of key {key.kid} is not configured here.")
+        self._faults.reach("destroy.before")
+        final = int(backend.destroy_key(key.ref).timestamp())
+        self._faults.reach("destroy.done")
+        now = int(self._clock.now())
+        times = replace(key.times, private_destroyed_at=final, destroyed_at=now)
+        after = replace(key, state=KeyState.DESTROYED, times=times)
+        return self._write(keyset, key, after, "destroyed", why)
+
+    def _write(self, keyset: Keyset, before: Key, after: Key, event: str, why: str) -> str:
+        self._store.apply([Change(before, after)], self._event(keyset, before.kid, event, why))
+        self._faults.reach(f"{event}.recorded")
+        return f"{before.kid} {event} ({why})"
+
+    def _event(self, keyset: Keyset, kid: str, event: str, detail: str) -> LifecycleEvent:
+        return LifecycleEvent(int(self._clock.now()), ACTOR, keyset.name, kid, event, detail)
+
+    def _gate(self, keyset: Keyset) -> None:
+        """Look through the public URL for spares that were never seen there."""
+        if self._visible is None:
+            return
+        for key in rotation.spares(self._store.keys(keyset.name)):
+            if key.times.seen_at is not None:
+                continue
+            if self._visible(keyset, key.kid):
+                after = _with_times(key, seen_at=int(self._clock.now()))
+                self._write(keyset, key, after, "seen", "in the JWKS through the public URL")
+            else:
+                _log.warning(
+                    "Keyset %s: the key %s is not in the JWKS as the public URL serves it; "
+                    "its activation is blocked and the old key goes on signing.",
+                    keyset.name,
+                    key.kid,
+                )
+
+    def _settle(self, keyset: Keyset) -> None:
+        """Take over what was really signed, once every process has said so."""
+        now = int(self._clock.now())
+        for key in self._store.keys(keyset.name):
+            known = key.times.max_exp is not None or key.times.withdraw_at is None
+            if key.state is not KeyState.DEACTIVATED or known:
+                continue
+            final = final_max_exp(self._store.leases(key.kid))
+            settled_at = (
+                (key.times.deactivated_at or now) + self._timing.grace + self._timing.notice
+            )
+            if final is not None and now >= settled_at:
+                after = _with_times(key, max_exp=final)
+                self._write(keyset, key, after, "last-token-known", f"its exp is {final}")
+
+
+def final_max_exp(leases: Sequence[Lease]) -> int | None:
+    """The highest ``exp`` that was signed. A process that died without a word counts with what it
+    had reserved; 0 where nothing was signed."""
+    return max((lease.max_exp for lease in leases), default=0)
+
+
+def _with_times(key: Key, **times: int) -> Key:
+    return replace(key, times=replace(key.times, **times))

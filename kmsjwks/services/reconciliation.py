@@ -1,0 +1,38 @@
+"""Creations that a crash left open and nobody will take up: their keys are disposed of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from kmsjwks.domain.errors import BackendError
+from kmsjwks.domain.ports import KeyBackend, KeyStore
+
+_log = logging.getLogger(__name__)
+
+
+def reconcile(store: KeyStore, backends: Mapping[str, KeyBackend]) -> list[str]:
+    """Call it while holding the planner's lock, after every keyset has taken up what it needs:
+    then an open creation belongs to nobody. Returns what was disposed of, in words.
+
+    Raises:
+        StoreUnavailable
+    """
+    done = []
+    known = {(key.backend, key.ref) for key in list(store.keys())}
+    for request_id, keyset, name, algorithm, _ in store.open_intents():
+        backend = backends.get(name)
+        if backend is None:
+            continue
+        try:
+            # Whether the crash came before or after the key was made is not known. Creation is
+            # idempotent, so asking again gives the reference to destroy.
+            made = backend.create_key(algorithm, request_id=request_id)
+            if (name, made.ref) not in known:
+                backend.destroy_key(made.ref)
+        except BackendError as error:
+            _log.warning("An open key creation for %s is left for later: %s", keyset, error)
+            continue
+        store.abandon_creation(request_id)
+        done.append(f"disposed of key {made.ref} in {name}, left over for {keyset}")
+    return done
