@@ -8,7 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from kmsjwks.domain.algorithms import Algorithm
-from kmsjwks.domain.errors import Conflict, InvalidRequest, UnsupportedAlgorithm
+from kmsjwks.domain.errors import (
+    BackendError,
+    Conflict,
+    InvalidRequest,
+    KeyNotFound,
+    UnsupportedAlgorithm,
+)
 from kmsjwks.domain.jwk import key_id
 from kmsjwks.domain.keys import Key, Keyset, KeyState, KeyTimes, check_keyset_name
 from kmsjwks.domain.ports import BackendKey, Clock, KeyBackend, KeyStore
@@ -37,9 +43,7 @@ class KeysetService:
             raise InvalidRequest(
                 f"There is no backend {backend!r}. Configured: {', '.join(sorted(self._backends))}."
             )
-        existing = self._store.keysets()
-        if any(keyset.name == name for keyset in existing):
-            raise Conflict(f"The keyset {name} exists already.")
+        existing = self._refuse_existing(name)
         keyset = Keyset(name, algorithm, backend, rules, int(self._clock.now()))
         check_issuer(keyset, existing)
         self._create(keyset)
@@ -80,9 +84,37 @@ class KeysetService:
             request_id, keyset.name, keyset.backend, algorithm, keyset.created_at
         )
         made = backend.create_key(algorithm, request_id=request_id)
-        _prove(backend, made)
-        self._store.add_keyset(keyset, _first_key(keyset, made), request_id=request_id)
+        try:
+            _prove(backend, made)
+            self._store.add_keyset(keyset, _first_key(keyset, made), request_id=request_id)
+        except KeyNotFound:  # destroyed by another process that went on with the same creation?
+            self._refuse_existing(keyset.name)
+            raise
+        except (Conflict, UnsupportedAlgorithm):
+            self._discard(keyset, made)
+            raise
         _log.info("Keyset %s created with %s key %s.", keyset.name, algorithm.id, made.ref)
+
+    def _refuse_existing(self, name: str) -> Sequence[Keyset]:
+        """All keysets, none of which has this name.
+
+        Raises:
+            Conflict
+        """
+        existing = self._store.keysets()
+        if any(keyset.name == name for keyset in existing):
+            raise Conflict(f"The keyset {name} exists already.")
+        return existing
+
+    def _discard(self, keyset: Keyset, made: BackendKey) -> None:
+        """Destroy a key that became nobody's: another process was first, or it cannot sign. One
+        that the winner has (both went on with the same creation) stays."""
+        if any((k.backend, k.ref) == (keyset.backend, made.ref) for k in list(self._store.keys())):
+            return
+        try:
+            self._backends[keyset.backend].destroy_key(made.ref)
+        except BackendError as error:
+            _log.error("The unused key %s is left in %s: %s", made.ref, keyset.backend, error)
 
     def _request_id(self, keyset: Keyset) -> str:
         """That of a creation which a crash left unfinished, so that its key is used, not lost."""
