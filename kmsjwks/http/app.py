@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import secrets
-
 from flask import Flask, Response, g, request
 
 from kmsjwks.bootstrap import Service
+from kmsjwks.domain.errors import NotFound
 from kmsjwks.http import health, keysets, problems, publication
 from kmsjwks.http.authentication import BearerTokens
 from kmsjwks.http.context import HttpContext
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+from kmsjwks.http.request_ids import common_headers, take_request_id
 
 
 def create_app(service: Service) -> Flask:
@@ -32,13 +29,13 @@ def create_app(service: Service) -> Flask:
 
 
 def _take_request_id() -> None:
-    sent = request.headers.get("X-Request-Id", "")
-    g.request_id = sent if _REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
+    g.request_id = take_request_id(request)
+    # Werkzeug would strip the slashes, so that a proxy and we read different paths.
+    if request.environ["PATH_INFO"].startswith("//"):
+        raise NotFound("There is nothing at this address.")
 
 
 def _finish(response: Response) -> Response:
-    response.headers["X-Request-Id"] = g.request_id
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    if "Cache-Control" not in response.headers:
-        response.headers["Cache-Control"] = "no-store"
+    for name, value in common_headers(g.request_id).items():
+        response.headers.setdefault(name, value)
     return response

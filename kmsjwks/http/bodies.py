@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,15 @@ from flask import Request
 
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
+
+READING_SINCE = "kmsjwks.reading_since"
+"""In the WSGI environ while a body is read: since when, in monotonic seconds."""
+
+UNREAD = "kmsjwks.unread"
+"""In the WSGI environ where a body was refused before its end."""
+
+_LONGEST_CONTENT_TYPE = 256  # characters
+_DISCARDED_BYTES, _CHUNK_BYTES = 32 * 1024 * 1024, 256 * 1024
 
 
 def read_object(request: Request, allowed: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
@@ -18,11 +28,17 @@ def read_object(request: Request, allowed: Mapping[str, type | tuple[type, ...]]
         UnsupportedMediaType, RequestTooLarge, MalformedJson.
         InvalidRequest: not an object, an unknown member, or one of the wrong type.
     """
+    data = _read(request)  # before any answer: the server closes the connection on an unread body
+    content_type = request.headers.get("Content-Type", "")
+    if len(content_type) > _LONGEST_CONTENT_TYPE or "," in content_type:
+        raise UnsupportedMediaType("Send one Content-Type, application/json.")
     if request.mimetype != "application/json":
         raise UnsupportedMediaType("Send the body as Content-Type: application/json.")
     if request.mimetype_params.get("charset", "utf-8").lower() != "utf-8":
         raise UnsupportedMediaType("JSON is UTF-8 (RFC 8259 section 8.1).")
-    value = strictjson.loads(_read(request))
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
+    value = strictjson.loads(data)
     if not isinstance(value, dict):
         raise InvalidRequest("The body must be a JSON object.")
     for name, member in value.items():
@@ -37,10 +53,30 @@ def read_object(request: Request, allowed: Mapping[str, type | tuple[type, ...]]
 
 
 def _read(request: Request) -> bytes:
-    """At most ``max_content_length`` bytes, also of a body that does not tell its length."""
-    limit = request.max_content_length or 0
-    if (request.content_length or 0) <= limit:
-        data = bytes(request.environ["wsgi.input"].read(limit + 1))
-        if len(data) <= limit:
-            return data
-    raise RequestTooLarge(f"The body is larger than {limit} bytes.")
+    """At most ``max_content_length`` bytes, also of a body that does not tell its length.
+
+    Raises:
+        RequestTooLarge
+        InvalidRequest: it ended before its Content-Length.
+    """
+    limit, told = request.max_content_length or 0, request.content_length
+    stream = request.environ["wsgi.input"]
+    request.environ[READING_SINCE] = time.monotonic()
+    try:
+        data = b"" if (told or 0) > limit else bytes(stream.read(limit + 1))
+    finally:
+        del request.environ[READING_SINCE]
+    if len(data) > limit or (told or 0) > limit:
+        request.environ[UNREAD] = True
+        raise RequestTooLarge(f"The body is larger than {limit} bytes.")
+    if told is not None and told != len(data):
+        raise InvalidRequest("The body ended before its Content-Length.")
+    return data
+
+
+def discard(stream: Any) -> None:
+    """Read on for a while after the answer: a client that sends it all first would otherwise meet
+    a closed connection instead."""
+    for _ in range(_DISCARDED_BYTES // _CHUNK_BYTES):
+        if not stream.read(_CHUNK_BYTES):
+            return

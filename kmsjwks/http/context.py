@@ -43,16 +43,14 @@ class HttpContext:
 
     @contextmanager
     def bulkhead(self) -> Iterator[None]:
-        """At most ``max_concurrency`` requests wait for a device, whatever it does; the server
-        has more threads than that, and they are for the JWKS and health.
+        """At most ``max_concurrency`` requests wait for a device or a client, whatever these do;
+        the server has more threads than that, and they are for the JWKS and health.
 
         Raises:
             Overloaded
         """
         if not self._signing.acquire(blocking=False):
-            raise Overloaded(
-                "This worker already serves as many signing requests as it may. Try again."
-            )
+            raise Overloaded("This worker already serves as many requests as it may. Try again.")
         try:
             yield
         finally:

@@ -27,11 +27,11 @@ def blueprint(context: HttpContext) -> Blueprint:
     def sign_jwt(name: str) -> Response:
         caller = context.caller(request)
         require(caller.principal, Action.SIGN, name)
-        body = read_object(request, _SIGN_MEMBERS)
-        if "claims" not in body:
-            raise InvalidRequest("The member 'claims' is missing.")
-        wanted = SignRequest(body["claims"], body.get("ttl"), body.get("headers", {}))
-        with context.bulkhead():
+        with context.bulkhead():  # around the body too: a client may stall
+            body = read_object(request, _SIGN_MEMBERS)
+            if "claims" not in body:
+                raise InvalidRequest("The member 'claims' is missing.")
+            wanted = SignRequest(body["claims"], body.get("ttl"), body.get("headers", {}))
             signed = signing.sign_jwt(caller, name, wanted)
         return _json(
             {
@@ -47,10 +47,11 @@ def blueprint(context: HttpContext) -> Blueprint:
     def verify(name: str) -> Response:
         caller = context.caller(request)
         require(caller.principal, Action.VERIFY, name)
-        body = read_object(request, {"token": str})
-        if "token" not in body:
-            raise InvalidRequest("The member 'token' is missing.")
-        result = signing.verify(caller, name, body["token"])
+        with context.bulkhead():
+            body = read_object(request, {"token": str})
+            if "token" not in body:
+                raise InvalidRequest("The member 'token' is missing.")
+            result = signing.verify(caller, name, body["token"])
         return _json(
             {
                 "valid": result.valid,

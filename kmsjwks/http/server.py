@@ -1,23 +1,29 @@
 """Serving with granian: worker processes, answers for stuck requests, replaced workers.
 
 Granian in WSGI mode is what was measured to be fastest (docs/decisions/0002-wsgi-server.md). Its
-WSGI callback is wrapped here for three reasons: the environment of the process stays out of the
-WSGI environ, header names with underscores are dropped (a proxy cannot be told from a spoofer
-otherwise), and a request whose thread is stuck in a device can be answered from another thread.
+WSGI callback is replaced here for two reasons: the environment of the process stays out of the
+WSGI environ, and a request whose thread is stuck in a device can be answered from another thread.
+
+What cannot be cured here: a header sent as ``X_Client`` arrives as ``X-Client`` does. A header that
+a proxy is trusted to set must be taken from it in another way.
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import logging
 import multiprocessing
 import os
+import signal
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import granian.server.mp as granian_mp
 from granian.constants import HTTPModes, Interfaces
@@ -25,13 +31,15 @@ from granian.log import LogLevels
 
 from kmsjwks.bootstrap import Service
 from kmsjwks.config import Settings
-from kmsjwks.domain.errors import BackendUnavailable, KmsJwksError
+from kmsjwks.domain.errors import KmsJwksError
 from kmsjwks.domain.ports import ServerHooks
-from kmsjwks.http.problems import problem_of
+from kmsjwks.http.wsgi import InFlight, Reply, WsgiApp, wsgi_callback
 
 _RESERVED_THREADS = 16  # beyond max_concurrency: for JWKS, metadata and health
+_LOOK_AT_SENDERS = 1.0  # seconds
 _EXIT_REPLACE = 75  # EX_TEMPFAIL
 _REPLACE_GAP = 5.0  # seconds between two workers of one service being replaced
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 _log = logging.getLogger(__name__)
 
@@ -42,96 +50,12 @@ _OWN_LOGGING: dict[str, Any] = {
     "loggers": {"_granian": {"handlers": [], "propagate": True}},
 }
 
-WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Any]
 LoadApp = Callable[[ServerHooks], WsgiApp]
 
 
-class Reply(Protocol):
-    """Granian's handle for one response; only the first answer counts."""
-
-    def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None: ...
-
-    def response_iter(self, status: int, headers: list[tuple[str, str]], body: Any) -> None: ...
-
-
-class InFlight:
-    """Which thread is serving which response. One dict operation a request; the GIL is the lock."""
-
-    def __init__(self) -> None:
-        self._replies: dict[int, Reply] = {}
-
-    def begin(self, reply: Reply) -> int:
-        ident = threading.get_ident()
-        self._replies[ident] = reply
-        return ident
-
-    def end(self, ident: int) -> None:
-        self._replies.pop(ident, None)
-
-    def answer_for(self, ident: int) -> None:
-        """503 for a request whose thread does not come back; what the thread says later is
-        dropped by the server."""
-        reply = self._replies.pop(ident, None)
-        if reply is not None:
-            stuck = BackendUnavailable("The PKCS#11 module does not answer.", retry_after=2)
-            body, status, headers = problem_of(stuck, "")
-            reply.response_bytes(status, list(headers.items()), body)
-
-
-class _Response:
-    """The ``start_response`` of PEP 3333."""
-
-    __slots__ = ("headers", "status")
-
-    def __init__(self) -> None:
-        self.status, self.headers = 200, list[tuple[str, str]]()
-
-    def __call__(
-        self, status: str, headers: list[tuple[str, str]], _exc_info: object = None
-    ) -> Callable[[bytes], object]:
-        self.status, self.headers = int(status[:3]), headers
-        return lambda _: None
-
-
-def wsgi_callback(app: WsgiApp, in_flight: InFlight) -> Callable[[Reply, dict[str, Any]], None]:
-    """What granian calls for each request, in a thread of its pool."""
-    base = {
-        "SCRIPT_NAME": "",
-        "SERVER_SOFTWARE": "kmsjwks",
-        "wsgi.errors": _Discard(),
-        "wsgi.input_terminated": True,
-        "wsgi.multiprocess": True,
-        "wsgi.multithread": True,
-        "wsgi.run_once": False,
-        "wsgi.version": (1, 0),
-    }
-
-    def serve(reply: Reply, scope: dict[str, Any]) -> None:
-        ident = in_flight.begin(reply)
-        try:
-            response = _Response()
-            body = app(base | scope, response)
-            try:
-                data = b"".join(body)
-            finally:
-                close = getattr(body, "close", None)
-                if close is not None:
-                    close()
-        finally:
-            in_flight.end(ident)
-        reply.response_bytes(response.status, response.headers, data)
-
-    return serve
-
-
-class _Discard:
-    """``wsgi.errors``: everything worth saying goes through logging."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        pass
+class AddressUnusable(KmsJwksError):
+    code = "address-unusable"
+    title = "Address cannot be listened on"
 
 
 class Server(granian_mp.MPServer):
@@ -148,8 +72,21 @@ class Server(granian_mp.MPServer):
 
 def _spawn_worker(*args: Any) -> None:
     """In the new worker process: use our callback where granian would use its own."""
+    _end_with_the_service()
     granian_mp._wsgi_call_wrap = _use_ours  # type: ignore[attr-defined,assignment]
     Server._spawn_wsgi_worker(*args)
+
+
+def _end_with_the_service() -> None:
+    """A worker must not outlive a killed service, holding its port."""
+    # Inherited handlers set a flag of the service that nobody reads here; the worker's own
+    # come when it has loaded.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    service = multiprocessing.parent_process()
+    if service is not None and os.getppid() != service.pid:  # it ended before that
+        os._exit(0)
 
 
 def _use_ours(serve: Any, _scope_options: Any, _access_log: Any) -> Any:
@@ -158,10 +95,19 @@ def _use_ours(serve: Any, _scope_options: Any, _access_log: Any) -> Any:
 
 def _load_worker(load: LoadApp, state: Path) -> Callable[[Reply, dict[str, Any]], None]:
     in_flight = InFlight()
+    threading.Thread(
+        target=_watch_senders, args=(in_flight,), name="kmsjwks-senders", daemon=True
+    ).start()
     hooks = ServerHooks(
         on_stall=in_flight.answer_for, replace_process=partial(replace_worker, state)
     )
     return wsgi_callback(load(hooks), in_flight)
+
+
+def _watch_senders(in_flight: InFlight) -> None:
+    while True:
+        time.sleep(_LOOK_AT_SENDERS)
+        in_flight.answer_stalled_senders()
 
 
 def start_warming(service: Service) -> None:
@@ -199,9 +145,33 @@ def replace_worker(state: Path) -> None:
     os._exit(_EXIT_REPLACE)
 
 
+def refuse_taken_address(host: str, port: int) -> None:
+    """Workers share the port with SO_REUSEPORT, so two services would share it unnoticed.
+
+    Raises:
+        AddressUnusable
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+    except OSError as error:
+        raise AddressUnusable(
+            f"Cannot listen on {host}:{port}: {error.strerror}. "
+            "Stop what uses it, or choose another with --host and --port."
+        ) from error
+
+
 def serve(settings: Settings, load: LoadApp) -> None:
-    """Serve until SIGTERM or SIGINT. ``load`` runs in each worker; it must be picklable."""
+    """Serve until SIGTERM or SIGINT. ``load`` runs in each worker; it must be picklable.
+
+    Raises:
+        AddressUnusable: another program listens there, or it is not ours to listen on.
+    """
     server = settings.server
+    refuse_taken_address(server.host, server.port)
     # Forked workers share this process's settings; nothing here has threads or an open device.
     multiprocessing.set_start_method("fork", force=True)
     settings.state.directory.mkdir(parents=True, exist_ok=True, mode=0o700)

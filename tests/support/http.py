@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,8 @@ class Http:
         """
         started = time.monotonic()
         try:
-            self._connection.request(method, path, body, {**self._headers, **(headers or {})})
+            with suppress(BrokenPipeError):  # the answer may be there already; urllib3 does so too
+                self._connection.request(method, path, body, {**self._headers, **(headers or {})})
             response = self._connection.getresponse()
             content = response.read()
         except http.client.HTTPException as error:
@@ -74,14 +76,20 @@ def raw(port: int, data: bytes, timeout: float = 10.0) -> Answer:
     """Send bytes as they are, and read one response even where the rest cannot be sent."""
     started = time.monotonic()
     with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
-        response = http.client.HTTPResponse(connection)
-        try:
-            response.begin()
-            content = response.read()
-        except http.client.HTTPException as error:
-            raise ConnectionError(type(error).__name__) from error
-    return Answer(response.status, response.headers, content, time.monotonic() - started)
+        return read_response(connection, started)
+
+
+def read_response(connection: socket.socket, started: float | None = None) -> Answer:
+    """
+    Raises:
+        OSError: it was closed instead.
+    """
+    response = http.client.HTTPResponse(connection)
+    try:
+        response.begin()
+        content = response.read()
+    except http.client.HTTPException as error:
+        raise ConnectionError(type(error).__name__) from error
+    return Answer(response.status, response.headers, content, time.monotonic() - (started or 0))

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ class P11KitServer:
 
     def __init__(self, token: Token, directory: Path) -> None:
         self._token, self._socket = token, directory / "p11-kit.sock"
+        self._pid_file = _pid_file(directory)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -33,6 +35,7 @@ class P11KitServer:
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
+        self._pid_file.write_text(str(self._process.pid))
         deadline = time.monotonic() + 10
         while not self._socket.exists():
             assert time.monotonic() < deadline, "p11-kit server did not come up"
@@ -51,6 +54,7 @@ class P11KitServer:
             self._signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
+            self._pid_file.unlink()
 
     def restart(self) -> None:
         self.kill()
@@ -67,6 +71,16 @@ class P11KitServer:
             environment={"P11_KIT_SERVER_ADDRESS": f"unix:path={self._socket}"},
             **changes,
         )
+
+
+def end_left_behind(directory: Path) -> None:
+    """End the server that a process which was itself killed had started there."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        os.killpg(int(_pid_file(directory).read_text()), signal.SIGKILL)
+
+
+def _pid_file(directory: Path) -> Path:
+    return directory / "p11-kit.pid"
 
 
 def client_module() -> Path:

@@ -37,14 +37,17 @@ def free_port() -> int:
 class Installation:
     """A configuration and its state in one directory; what the CLI and servers share."""
 
-    def __init__(self, directory: Path, backend: Mapping[str, Any]) -> None:
-        """``backend`` is the table [backends.token] without ``type``."""
+    def __init__(self, directory: Path, backend: Mapping[str, Any], **server: Any) -> None:
+        """``backend`` is the table [backends.token] without ``type``; ``server`` adds to the
+        table [server]."""
         directory.mkdir(parents=True, exist_ok=True)
         self.directory, self.port = directory, free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.config = directory / "kmsjwks.toml"
         self.tokens = {name: secrets.token_urlsafe(24) for name in GRANTS}
-        self.config.write_text(_toml(self.port, self.tokens, backend))
+        self.config.write_text(
+            _toml({"port": self.port, "base_url": self.base_url, **server}, self.tokens, backend)
+        )
 
     @property
     def audit_directory(self) -> Path:
@@ -133,9 +136,10 @@ class Server:
     def kill_all(self) -> None:
         """What a test leaves running, if anything."""
         if self._process is not None:
-            for pid in [*self.worker_pids(), self._process.pid]:
-                _kill(pid)
+            _kill(self._process.pid)  # first, because it replaces workers
             self._process.wait(10)
+            for pid in self.worker_pids():
+                _kill(pid)
 
     def worker_pids(self) -> list[int]:
         """Every process of this server but the first, zombies left out."""
@@ -181,8 +185,7 @@ def _session_members(session: int) -> list[int]:
     return found
 
 
-def _toml(port: int, tokens: Mapping[str, str], backend: Mapping[str, Any]) -> str:
-    options = "\n".join(f"{name} = {_value(value)}" for name, value in backend.items())
+def _toml(server: Mapping[str, Any], tokens: Mapping[str, str], backend: Mapping[str, Any]) -> str:
     clients = "\n".join(
         f"[clients.{name}]\n"
         f"token_sha256 = {_value([hashlib.sha256(token.encode()).hexdigest()])}\n"
@@ -191,8 +194,7 @@ def _toml(port: int, tokens: Mapping[str, str], backend: Mapping[str, Any]) -> s
     )
     return f"""
 [server]
-port = {port}
-base_url = "http://127.0.0.1:{port}"
+{_members(server)}
 [database]
 url = "sqlite:///kmsjwks.db"
 [state]
@@ -203,8 +205,12 @@ directory = "audit"
 refresh_interval = 0.5
 [backends.token]
 type = "pkcs11"
-{options}
+{_members(backend)}
 {clients}"""
+
+
+def _members(table: Mapping[str, Any]) -> str:
+    return "\n".join(f"{name} = {_value(value)}" for name, value in table.items())
 
 
 def _value(value: Any) -> str:

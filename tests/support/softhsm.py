@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -24,6 +25,10 @@ class Token:
     """A provisioned token in a directory of its own."""
 
     directory: Path
+
+    @property
+    def label(self) -> str:
+        return LABEL
 
     @property
     def module(self) -> str:
@@ -58,6 +63,12 @@ def provision(directory: Path) -> Token:
     )
     assert done.returncode == 0, f"no SoftHSM token (apt-get install softhsm2): {done.stderr}"
     return Token(directory)
+
+
+def add_token(token: Token, other: Token) -> None:
+    """Show ``other`` in the same SoftHSM too; its PIN stays its own."""
+    for directory in (other.directory / "tokens").iterdir():
+        shutil.copytree(directory, token.directory / "tokens" / directory.name)
 
 
 def settings(options: Mapping[str, Any], state: Path, name: str = "softhsm") -> Pkcs11Settings:

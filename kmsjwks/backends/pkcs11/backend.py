@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -12,25 +12,30 @@ from pkcs11 import MGF, Attribute, ObjectClass
 from pkcs11.mechanisms import Mechanism
 
 from kmsjwks.backends.pkcs11 import objects
-from kmsjwks.backends.pkcs11.connection import Connection, Connector, process_lock
+from kmsjwks.backends.pkcs11.connection import (
+    Connection,
+    ConnectionLost,
+    Connector,
+    process_lock,
+)
 from kmsjwks.backends.pkcs11.failures import Remedy, VendorError, remedy, translate
 from kmsjwks.backends.pkcs11.library import Libraries
 from kmsjwks.backends.pkcs11.link import Link, LinkHooks
 from kmsjwks.backends.pkcs11.mechanisms import offered_algorithms
-from kmsjwks.backends.pkcs11.session import PooledSession, now
+from kmsjwks.backends.pkcs11.session import PooledSession, now, undisturbed
 from kmsjwks.backends.pkcs11.settings import Pkcs11Settings
 from kmsjwks.domain.algorithms import Algorithm, Scheme
 from kmsjwks.domain.errors import (
     BackendError,
     BackendProtocolError,
     BackendUnavailable,
-    KeyNotFound,
     UnsupportedAlgorithm,
 )
 from kmsjwks.domain.ports import BackendKey, BackendStatus, Evidence
 from kmsjwks.domain.signatures import digest
 
 T = TypeVar("T")
+_SECOND_LOOK = 1.0  # seconds
 
 # DigestInfo prefixes (RFC 8017 section 9.2, note 1): CKM_RSA_PKCS signs DigestInfo || hash.
 _DIGEST_INFO = {
@@ -86,10 +91,12 @@ class Pkcs11Backend:
         ref = objects.key_id_for(request_id)
         lock = self._settings.lock_path.with_suffix(".create.lock")
         timeout = self._settings.generate_timeout
-        with process_lock(lock, timeout):  # two processes with one request_id: one key
-            return self._call(
-                lambda pooled: self._ensure(pooled, alg, ref), f"generating {alg.id}", timeout
-            )
+        return self._call(
+            lambda pooled: self._ensure(pooled, alg, ref),
+            f"generating {alg.id}",
+            timeout,
+            process_lock(lock, timeout),  # two processes with one request_id: one key
+        )
 
     def _ensure(self, pooled: PooledSession, alg: Algorithm, ref: str) -> BackendKey:
         private = pooled.find(ObjectClass.PRIVATE_KEY, ref, rw=True)
@@ -126,7 +133,7 @@ class Pkcs11Backend:
 
     def get_key(self, ref: str) -> BackendKey:
         def get(pooled: PooledSession) -> BackendKey:
-            private = pooled.find_private(_checked(ref))
+            private = pooled.find_private(ref)
             public = pooled.find(ObjectClass.PUBLIC_KEY, ref)
             return self._read(ref, public[0] if public else private)
 
@@ -134,16 +141,19 @@ class Pkcs11Backend:
 
     def list_keys(self) -> Iterator[BackendKey]:
         def read_all(pooled: PooledSession) -> list[BackendKey]:
-            wanted = {Attribute.CLASS: ObjectClass.PUBLIC_KEY}
-            ours = []
-            for public in list(pooled.session().get_objects(wanted)):
-                if str(public[Attribute.LABEL]).startswith(objects.LABEL_PREFIX):
-                    with suppress(BackendProtocolError):
-                        ours.append(self._read(bytes(public[Attribute.ID]).hex(), public))
             pooled.require_login()
-            return [key for key in ours if pooled.find(ObjectClass.PRIVATE_KEY, key.ref)]
+            private = {bytes(found[Attribute.ID]) for found in pooled.all(ObjectClass.PRIVATE_KEY)}
+            ours = []
+            for public in pooled.all(ObjectClass.PUBLIC_KEY):
+                key_id = bytes(public[Attribute.ID])
+                label = str(public[Attribute.LABEL])
+                if key_id in private and label.startswith(objects.LABEL_PREFIX):
+                    with suppress(BackendProtocolError):
+                        ours.append(self._read(key_id.hex(), public))
+            return ours
 
-        yield from self._call(read_all, "listing keys", self._settings.generate_timeout)
+        listing = undisturbed(read_all)
+        yield from self._call(listing, "listing keys", self._settings.generate_timeout)
 
     def sign(self, key: BackendKey, message: bytes) -> bytes:
         alg, ref = key.alg, key.ref
@@ -174,7 +184,7 @@ class Pkcs11Backend:
     def evidence(self, ref: str) -> Evidence:
         def look(pooled: PooledSession) -> Evidence:
             connection = self._link.connection(now())
-            private = pooled.find_private(_checked(ref))
+            private = pooled.find_private(ref)
             return objects.evidence_of(
                 ref, private, connection.token, connection.library.describe()
             )
@@ -184,7 +194,7 @@ class Pkcs11Backend:
     def destroy_key(self, ref: str) -> datetime:
         def destroy(pooled: PooledSession) -> datetime:
             for kind in (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY):
-                for found in pooled.find(kind, _checked(ref), rw=True):
+                for found in pooled.find(kind, ref, rw=True):
                     found.destroy()
             pooled.require_login()  # otherwise the private object may only have been invisible
             return datetime.now(UTC)
@@ -217,47 +227,57 @@ class Pkcs11Backend:
     def close(self) -> None:
         self._link.close()
 
-    def _call(self, function: Callable[[PooledSession], T], doing: str, timeout: float) -> T:
-        if self._inline:
-            return self._attempt_twice(function, doing, now() + timeout)
-        return _in_thread(lambda: self._attempt_twice(function, doing, now() + timeout), timeout)
-
-    def _attempt_twice(
-        self, function: Callable[[PooledSession], T], doing: str, deadline: float
+    def _call(
+        self,
+        function: Callable[[PooledSession], T],
+        doing: str,
+        timeout: float,
+        guard: AbstractContextManager[object] | None = None,
     ) -> T:
-        """Every call here is idempotent, so what a new session or login can cure is tried once
-        more within the same deadline."""
-        connection = self._link.connection(deadline)
+        """``guard`` is held by the thread that calls, even when nobody waits for it any more."""
+
+        def attempt() -> T:
+            with guard or nullcontext():
+                return self._attempt(function, doing, now() + timeout)
+
         try:
-            return connection.call(function, deadline)
-        except VendorError as error:
-            cure = remedy(error)
-            if cure is Remedy.NONE:
-                raise translate(error, doing) from error
-            if cure is Remedy.RECONNECT:
-                self._link.lost(connection)
-        connection = self._link.connection(deadline)
+            return attempt() if self._inline else _in_thread(attempt, timeout)
+        except BackendError:
+            raise
+        except Exception as error:  # python-pkcs11 fails to decode what some modules say
+            raise BackendProtocolError(
+                f"The token's answer while {doing} is not understood ({type(error).__name__})."
+            ) from error
+
+    def _attempt(self, function: Callable[[PooledSession], T], doing: str, deadline: float) -> T:
+        """Every call here is idempotent, so what a new session or login can cure is tried again
+        within the same deadline. More than once again, because one fault can show in steps: a
+        call that fails in the midst of a logout, then a session that is not logged in."""
+        for last in (False, False, True):
+            connection = self._link.connection(deadline)
+            try:
+                return connection.call(function, deadline)
+            except ConnectionLost:
+                continue
+            except VendorError as error:
+                cure = remedy(error)
+                if cure is Remedy.RECONNECT or (last and self._is_deaf(connection, cure)):
+                    self._link.lost(connection)
+                if last or cure is Remedy.NONE:
+                    raise translate(error, doing) from error
+        raise ConnectionLost
+
+    @staticmethod
+    def _is_deaf(connection: Connection, cure: Remedy) -> bool:
+        """What fails in every session may be one key's trouble alone: others keep the connection
+        as long as it answers anything."""
+        if cure is not Remedy.NEW_SESSION:
+            return False
         try:
-            return connection.call(function, deadline)
-        except VendorError as error:
-            self._after_second_failure(connection, error)
-            raise translate(error, doing) from error
-
-    def _after_second_failure(self, connection: Connection, error: VendorError) -> None:
-        if remedy(error) in (Remedy.RECONNECT, Remedy.NEW_SESSION):
-            self._link.lost(connection)
-
-
-def _checked(ref: str) -> str:
-    """
-    Raises:
-        KeyNotFound: not a CKA_ID in hex, so no key can have it.
-    """
-    try:
-        bytes.fromhex(ref)
-    except ValueError:
-        raise KeyNotFound(f"{ref!r} is not a CKA_ID in hex.") from None
-    return ref
+            connection.call(lambda pooled: pooled.require_login(), now() + _SECOND_LOOK)
+        except (VendorError, BackendUnavailable):
+            return True
+        return False
 
 
 def _in_thread(call: Callable[[], T], timeout: float) -> T:
@@ -281,8 +301,5 @@ def _in_thread(call: Callable[[], T], timeout: float) -> T:
     if results:
         return results[0]
     if failures:
-        failure = failures[0]
-        if isinstance(failure, BackendError):
-            raise failure
-        raise BackendProtocolError(f"The backend failed ({type(failure).__name__}).") from failure
+        raise failures[0]
     raise BackendUnavailable("The PKCS#11 module did not answer within the deadline.")

@@ -12,18 +12,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from pkcs11 import PROTECTED_AUTH, Session, TokenFlag
-from pkcs11.exceptions import UserAlreadyLoggedIn
+from pkcs11 import Session
+from pkcs11.exceptions import UserNotLoggedIn
 from pkcs11.types import Token
 
-from kmsjwks.backends.pkcs11.failures import VendorError, translate
+from kmsjwks.backends.pkcs11.failures import Remedy, VendorError, remedy, translate
 from kmsjwks.backends.pkcs11.library import Libraries, Library
+from kmsjwks.backends.pkcs11.login import login
+from kmsjwks.backends.pkcs11.refused import RefusedPin
 from kmsjwks.backends.pkcs11.session import PooledSession, now
 from kmsjwks.backends.pkcs11.settings import Pkcs11Settings
-from kmsjwks.domain.errors import BackendDenied, BackendUnavailable
+from kmsjwks.domain.errors import BackendUnavailable
 
 T = TypeVar("T")
+_CLOSE_PATIENCE = 1.0  # seconds
 _WAIT_SLICE = 0.05  # seconds between looks at whether the connection is still good
+
+
+class ConnectionLost(BackendUnavailable):
+    """Somebody found the connection broken before the call began; nothing was asked."""
+
+    def __init__(self) -> None:
+        super().__init__("The connection to the token was lost.")
 
 
 class Connection:
@@ -48,18 +58,27 @@ class Connection:
         """Run ``function`` with an idle session.
 
         Raises:
+            ConnectionLost: before it began.
             BackendUnavailable: no session came free in time, or the answer came too late.
             PKCS11Error: as the module says.
         """
+
+        def begin(pooled: PooledSession) -> T:
+            # Asked when the session is already marked busy: whoever clears `usable` and then
+            # sees no session busy may finalise the module.
+            if not self.usable:
+                raise ConnectionLost
+            return function(pooled)
+
         pooled = self._acquire(deadline)
         try:
             serial = self.library.serial
             if serial is None:
-                return pooled.run(function, deadline)
+                return pooled.run(begin, deadline)
             if not serial.acquire(timeout=max(0.0, deadline - now())):
                 raise BackendUnavailable("The PKCS#11 module is busy.")
             try:
-                return pooled.run(function, deadline)
+                return pooled.run(begin, deadline)
             finally:
                 serial.release()
         finally:
@@ -78,7 +97,7 @@ class Connection:
                 return self._idle.get(timeout=min(left, _WAIT_SLICE))
             except queue.Empty:
                 continue
-        raise BackendUnavailable("The connection to the token was lost.")
+        raise ConnectionLost
 
     def in_flight(self) -> bool:
         return any(pooled.busy for pooled in self.pool)
@@ -86,8 +105,15 @@ class Connection:
     def close_sessions(self) -> None:
         """Only when nothing is in flight. The login stays: C_Logout would hit every session of
         this process, also another backend's on the same token."""
-        for pooled in self.pool:
-            pooled.drop()
+        serial = self.library.serial
+        if serial is not None and not serial.acquire(timeout=_CLOSE_PATIENCE):
+            return
+        try:
+            for pooled in self.pool:
+                pooled.drop()
+        finally:
+            if serial is not None:
+                serial.release()
 
     def drain(self, deadline: float) -> bool:
         """Stop using it and wait for the calls in flight. False: some did not return."""
@@ -106,6 +132,7 @@ class Connector:
     def __init__(self, settings: Pkcs11Settings, libraries: Libraries) -> None:
         self._settings, self._libraries = settings, libraries
         self._tried: Library | None = None
+        self.entered_at: float | None = None  # monotonic seconds; while the module is asked
 
     def __call__(self) -> Connection:
         """Load, initialise, find the token, log in. Serialised across processes: some modules
@@ -118,48 +145,39 @@ class Connector:
         settings = self._settings
         with process_lock(settings.lock_path, settings.call_timeout):
             _prepare(settings)
-            library = self._libraries.load(
-                settings.module_path, settings.init, settings.reserved, settings.environment
-            )
-            if library is self._tried:
-                library.reinitialise()
-            self._tried = library
+            self.entered_at = now()
             try:
-                token = library.find_token(settings.token_label, settings.token_serial)
-                anchor = _login(token, settings)
-            except VendorError as error:
-                raise translate(error, "opening the token") from error
+                library = self._libraries.load(
+                    settings.module_path, settings.init, settings.reserved, settings.environment
+                )
+                with library.opening(settings.call_timeout):
+                    again, self._tried = library is self._tried, library
+                    return self._open(library, again)
+            finally:
+                self.entered_at = None
+
+    def _open(self, library: Library, again: bool) -> Connection:
+        settings = self._settings
+        if again:
+            library.reinitialise()
+        try:
+            token = library.find_token(settings.token_label, settings.token_serial)
+            refused = RefusedPin(settings.lock_path.with_suffix(".refused"))
+            anchor = login(token, self._read_pin if settings.pin else None, refused)
+        except VendorError as error:
+            if remedy(error) is Remedy.RECONNECT and not isinstance(error, UserNotLoggedIn):
+                library.suspect()
+            raise translate(error, "opening the token") from error
         return Connection(library, token, anchor, settings.sessions)
 
-
-def _login(token: Token, settings: Pkcs11Settings) -> Session:
-    """One attempt, never repeated: real tokens lock after a few wrong PINs."""
-    _refuse_last_try(token)
-    if settings.pin is not None:
-        pin: object = settings.pin.read()
-    elif token.flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH:
-        pin = PROTECTED_AUTH
-    elif token.flags & TokenFlag.LOGIN_REQUIRED:
-        raise BackendDenied(
-            f"The token {token.label!r} requires a login; set pin_file, pin_env_file or "
-            "pin_command."
-        )
-    else:
-        return token.open()
-    try:
-        return token.open(user_pin=pin)
-    except UserAlreadyLoggedIn:
-        return token.open()
-
-
-def _refuse_last_try(token: Token) -> None:
-    if token.flags & TokenFlag.USER_PIN_LOCKED:
-        raise BackendDenied(f"The user PIN of the token {token.label!r} is locked.")
-    if token.flags & TokenFlag.USER_PIN_FINAL_TRY:
-        raise BackendDenied(
-            f"The token {token.label!r} has one PIN try left; it is not used up here. Log in once "
-            "by hand with the right PIN, then restart."
-        )
+    def _read_pin(self) -> str:
+        """The time that the PIN's source takes is not the module's."""
+        assert self._settings.pin is not None
+        self.entered_at = None
+        try:
+            return self._settings.pin.read()
+        finally:
+            self.entered_at = now()
 
 
 def _prepare(settings: Pkcs11Settings) -> None:
@@ -204,4 +222,6 @@ def process_lock(path: Path, timeout: float) -> Iterator[None]:
                 time.sleep(0.005)
         yield
     finally:
+        # Closing is not enough: a process forked meanwhile holds the same lock.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)

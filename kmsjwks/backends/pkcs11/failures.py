@@ -71,6 +71,11 @@ _UNSUPPORTED = (
 )
 
 
+def is_refusal(error: VendorError) -> bool:
+    """The token said no, and means it: asking again costs one of the PIN's tries."""
+    return isinstance(error, _DENIED)
+
+
 def not_initialised(error: VendorError) -> bool:
     """CKR_CRYPTOKI_NOT_INITIALIZED, which python-pkcs11 gives no class of its own."""
     return "not initialized" in str(error) and "Initialisation" in str(error)

@@ -6,8 +6,8 @@ import ctypes
 import os
 import threading
 import weakref
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Protocol
 
 from pkcs11._pkcs11 import lib as _PyKcs11Library
@@ -122,6 +122,7 @@ class Library:
         self.path = path
         self.serial: threading.Lock | None = None
         self._users: weakref.WeakSet[User] = weakref.WeakSet()
+        self._opening = threading.Lock()
         self._lib = self._load(init, reserved)
 
     def _load(self, init: InitMode, reserved: str | None) -> _PyKcs11Library:
@@ -150,6 +151,21 @@ class Library:
             "the module's own configuration and that its service runs."
         )
 
+    @contextmanager
+    def opening(self, timeout: float) -> Iterator[None]:
+        """Only one thread (re)initialises, looks for tokens and logs in: the module is global to
+        the process, and C_Finalize must not meet another call. ``timeout`` in seconds.
+
+        Raises:
+            BackendUnavailable: another backend of this process has been at it for too long.
+        """
+        with ExitStack() as held:
+            for lock in (self._opening, *([self.serial] if self.serial else [])):
+                if not lock.acquire(timeout=timeout):
+                    raise BackendUnavailable(f"{self.path} does not answer while it is opened.")
+                held.callback(lock.release)
+            yield
+
     def add_user(self, user: User) -> None:
         self._users.add(user)
 
@@ -164,12 +180,25 @@ class Library:
             return
         if any(user.in_flight() for user in users):
             raise BackendUnavailable("A call into the PKCS#11 module has not returned yet.")
+        # python-pkcs11 holds the GIL in C_Finalize: a module that hangs there would freeze the
+        # whole process. So it is asked something harmless first, without the GIL.
+        with suppress(VendorError):
+            self._lib.get_slots()
         with suppress(VendorError):  # a token process that died cannot be told good-bye
             self._lib.finalize()
         try:
             self._lib.initialize()
         except VendorError as error:
             raise self._unloadable(error) from error
+
+    def suspect(self) -> None:
+        """Somebody could not connect. If the module as a whole is broken, say so to its other
+        users, who may be idle and would keep it from being initialised again."""
+        try:
+            self._lib.get_slots()
+        except VendorError:
+            for user in list(self._users):
+                user.usable = False
 
     def find_token(self, label: str | None, serial: str | None) -> Token:
         """
@@ -213,20 +242,27 @@ class Libraries:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loaded: dict[tuple[int, str], Library] = {}
+        self._entries: dict[tuple[int, str], _Entry] = {}
 
     def load(
         self, path: str, init: InitMode, reserved: str | None, environment: Mapping[str, str]
     ) -> Library:
-        """Load once per process, with ``environment`` set before.
+        """Load once per process, with ``environment`` set before. A module that hangs keeps no
+        other one from being loaded.
 
         Raises:
             BackendUnavailable: the module cannot be loaded or initialised.
         """
-        key = (os.getpid(), os.path.realpath(path))
-        with self._lock:
-            if key not in self._loaded:
+        # setdefault is atomic, so this needs no lock that a fork could copy while it is held.
+        entry = self._entries.setdefault((os.getpid(), os.path.realpath(path)), _Entry())
+        with entry.lock:
+            if entry.library is None:
                 os.environ.update(environment)
-                self._loaded[key] = Library(path, init, reserved)
-            return self._loaded[key]
+                entry.library = Library(path, init, reserved)
+            return entry.library
+
+
+class _Entry:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.library: Library | None = None

@@ -6,22 +6,36 @@ States, as seen by a caller: *opening* (wait, within your deadline), *up* (use t
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 from kmsjwks.backends.pkcs11.connection import Connection
 from kmsjwks.backends.pkcs11.session import now
 from kmsjwks.domain.errors import BackendDenied, BackendError, BackendUnavailable
 from kmsjwks.domain.ports import BackendStatus
 
+_log = logging.getLogger(__name__)
 _TICK = 0.05  # seconds between looks at calls in flight
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.2, 5.0  # seconds between attempts to connect
 
-Connect = Callable[[], Connection]
-"""Raises BackendError."""
+
+class Connect(Protocol):
+    """``entered_at``: since when (monotonic seconds) the module is being asked; None before."""
+
+    entered_at: float | None
+
+    def __call__(self) -> Connection:
+        """
+        Raises:
+            BackendError
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +62,10 @@ class Link:
         self._connect, self._hooks = connect, hooks
         self._call_timeout, self._replace_after = call_timeout, replace_after
         self._reset()
+        # A forked child has neither the keeper nor, perhaps, its locks in a usable state.
+        os.register_at_fork(after_in_child=partial(_call_if_alive, weakref.WeakMethod(self._reset)))
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
         self._changed = threading.Condition()
         self._wake = threading.Event()
         self._connection: Connection | None = None
@@ -71,13 +86,11 @@ class Link:
             BackendDenied: the token refused our PIN, once.
         """
         connection = self._connection
-        if connection is not None and connection.usable and self._pid == os.getpid():
+        if connection is not None and connection.usable:
             return connection
         return self._wait(deadline)
 
     def _wait(self, deadline: float) -> Connection:
-        if self._pid != os.getpid():
-            self._reset()
         with self._changed:
             while True:
                 if self._denied is not None:
@@ -115,9 +128,7 @@ class Link:
             connection, self._connection = self._connection, None
             self._wake.set()
             self._changed.notify_all()
-        if connection is None or self._pid != os.getpid():
-            return
-        if connection.drain(now() + self._call_timeout):
+        if connection is not None and connection.drain(now() + self._call_timeout):
             connection.close_sessions()
 
     # The keeper: one daemon thread a process. It never calls the module itself.
@@ -132,49 +143,46 @@ class Link:
     def _keep(self) -> None:
         while not self._closed:
             connection = self._connection
-            if connection is None or not connection.usable:
-                self._mend(connection)
-            else:
-                self._watch(connection)
+            try:
+                if connection is None or not connection.usable:
+                    self._mend(connection)
+                else:
+                    self._watch(connection)
+            except Exception:  # a hook's; without the keeper the backend would never recover
+                _log.exception("The keeper of a PKCS#11 connection met an error and goes on.")
             self._wake.wait(_TICK)
             self._wake.clear()
 
     def _watch(self, connection: Connection) -> None:
         """Answer for threads that the module holds beyond their deadline."""
         soon = now() + _TICK
-        if any(pooled.overdue(soon) for pooled in connection.pool):
+        # A list: every stuck thread is answered for.
+        if any([pooled.poison(soon, self._hooks.on_stall) for pooled in connection.pool]):
             with self._changed:
                 connection.usable = False
-                self._stalled_since = now()
+                if self._stalled_since is None:
+                    self._stalled_since = now()
                 self._set_down("The PKCS#11 module does not answer.")
-            self._poison(connection, soon)
-
-    def _poison(self, connection: Connection, soon: float) -> None:
-        for pooled in connection.pool:
-            if pooled.overdue(soon) and not pooled.poisoned:
-                pooled.poisoned = True
-                self._hooks.on_stall(pooled.thread)
 
     def _mend(self, connection: Connection | None) -> None:
         if connection is not None and connection.in_flight():
             # Calls begun before the loss was noticed: they end, or they are stuck as well.
-            self._poison(connection, now() + _TICK)
-            if self._stalled_since is None and any(p.poisoned for p in connection.pool):
-                self._stalled_since = now()
+            self._watch(connection)
             self._consider_replacement()
             return
-        self._stalled_since = None
         if self._attempt is None:
+            self._stalled_since = None
             if now() >= self._next_attempt:
                 self._attempt = _Attempt(self._connect)
         elif self._attempt.done:
             attempt, self._attempt = self._attempt, None
             self._settle(attempt)
-        elif self._attempt.age > self._call_timeout and not self._down:
-            with self._changed:
-                self._set_down("The PKCS#11 module does not answer while it is being opened.")
-            self._stalled_since = self._attempt.started
-        else:
+        elif self._attempt.age > self._call_timeout:
+            if not self._down:
+                with self._changed:
+                    self._set_down("The PKCS#11 module does not answer while it is being opened.")
+            if self._stalled_since is None:
+                self._stalled_since = self._attempt.entered_at
             self._consider_replacement()
 
     def _settle(self, attempt: _Attempt) -> None:
@@ -188,7 +196,8 @@ class Link:
             self._set_down(str(attempt.result))
             if isinstance(attempt.result, BackendDenied):
                 self._denied, self._closed = attempt.result, True
-            self._next_attempt = now() + self._backoff
+            pause = getattr(attempt.result, "retry_after", 0.0)
+            self._next_attempt = now() + max(self._backoff, pause if pause > 1.0 else 0.0)
             self._backoff = min(self._backoff * 2, _LAST_BACKOFF)
 
     def _set_down(self, reason: str) -> None:
@@ -203,8 +212,23 @@ class Link:
         if since is None or now() - since < self._replace_after:
             return
         self._stalled_since = now()  # ask again after another such time, not at every tick
-        if self._hooks.is_replaceable():
+        # In a thread of its own: asking takes seconds, and the keeper has others to answer for.
+        threading.Thread(target=self._replace, name="kmsjwks-pkcs11-probe", daemon=True).start()
+
+    def _replace(self) -> None:
+        if self._hooks.is_replaceable() and self._stuck():  # it may have come back meanwhile
             self._hooks.replace_process()
+
+    def _stuck(self) -> bool:
+        if self._attempt is not None:
+            return not self._attempt.done
+        return self._connection is not None and self._connection.in_flight()
+
+
+def _call_if_alive(method: weakref.WeakMethod[Callable[[], None]]) -> None:
+    call = method()
+    if call is not None:
+        call()
 
 
 class _Attempt:
@@ -227,6 +251,10 @@ class _Attempt:
     @property
     def done(self) -> bool:
         return self.result is not None
+
+    @property
+    def entered_at(self) -> float | None:
+        return self._connect.entered_at
 
     @property
     def age(self) -> float:

@@ -12,7 +12,7 @@ from pkcs11 import Attribute, KeyType, MechanismFlag
 from pkcs11.mechanisms import Mechanism
 from pkcs11.types import Token
 
-from kmsjwks.backends.pkcs11.failures import VendorError
+from kmsjwks.backends.pkcs11.failures import Remedy, VendorError, remedy
 from kmsjwks.domain.algorithms import ALGORITHMS, Algorithm, find_algorithm
 from kmsjwks.domain.errors import BackendProtocolError, UnsupportedAlgorithm
 from kmsjwks.domain.ports import Evidence
@@ -203,7 +203,11 @@ def evidence_of(ref: str, private: Any, token: Token, module: Mapping[str, str])
 def _flag(private: Any, attribute: Attribute) -> bool | None:
     try:
         return bool(private[attribute])
-    except (VendorError, ValueError):
+    except ValueError:
+        return None
+    except VendorError as error:
+        if remedy(error) is Remedy.RECONNECT:
+            raise
         return None
 
 
@@ -216,11 +220,17 @@ def _generation_mechanism(private: Any) -> str | None:
 
 
 def _extraction_refused(private: Any) -> tuple[bool, str | None]:
-    """Ask for the private value; the right answer is a refusal. Whatever comes is dropped."""
+    """Ask for the private value; the right answer is a refusal. Whatever comes is dropped.
+
+    Raises:
+        PKCS11Error: the token did not refuse, it failed.
+    """
     for attribute in (Attribute.PRIVATE_EXPONENT, Attribute.VALUE):
         try:
             told = len(private[attribute]) > 0
-        except VendorError:
+        except VendorError as error:
+            if remedy(error) is not Remedy.NONE:
+                raise
             continue
         if told:
             return False, f"reading CKA_{attribute.name} was not refused"

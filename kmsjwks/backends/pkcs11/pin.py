@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from kmsjwks.domain.errors import BackendDenied
+from kmsjwks.domain.errors import BackendUnavailable
 
 _COMMAND_TIMEOUT = 10.0  # seconds
 
@@ -18,7 +18,7 @@ class PinSource(Protocol):
     def read(self) -> str:
         """
         Raises:
-            BackendDenied: there is no PIN to be had.
+            BackendUnavailable: there is no PIN to be had now.
         """
 
 
@@ -32,7 +32,7 @@ class FilePin:
         try:
             text = self.path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise BackendDenied(
+            raise BackendUnavailable(
                 f"The PIN file {self.path} cannot be read. Check that it exists and that this "
                 "user may read it."
             ) from error
@@ -49,7 +49,7 @@ class EnvironmentFilePin:
     def read(self) -> str:
         path = self.environ.get(self.variable)
         if not path:
-            raise BackendDenied(
+            raise BackendUnavailable(
                 f"The environment variable {self.variable}, which should name the PIN file, is "
                 "not set."
             )
@@ -75,7 +75,7 @@ class CommandPin:
             )
         except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
             # `from None`: the exception carries the command's output.
-            raise BackendDenied(
+            raise BackendUnavailable(
                 f"The PIN command {self.command[0]} failed. Run it by hand as this user."
             ) from None
         return _first_line(done.stdout, self.command[0])
@@ -94,5 +94,5 @@ class InlinePin:
 def _first_line(text: str, origin: str) -> str:
     pin = text.splitlines()[0] if text else ""
     if not pin:
-        raise BackendDenied(f"{origin} gives no PIN: its first line is empty.")
+        raise BackendUnavailable(f"{origin} gives no PIN: its first line is empty.")
     return pin

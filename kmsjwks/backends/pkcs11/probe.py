@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from dataclasses import replace
 
 from kmsjwks.backends.pkcs11.backend import Pkcs11Backend
 from kmsjwks.backends.pkcs11.library import Libraries
@@ -12,6 +13,10 @@ from kmsjwks.domain.errors import BackendError
 
 def probe_in_fresh_process(settings: Pkcs11Settings) -> bool:
     """Open the token in a spawned process and ask it once; killed when it does not answer."""
+    # A lock of its own: this process may be stuck while it holds the usual one.
+    settings = replace(
+        settings, lock_path=settings.lock_path.with_suffix(".probe.lock"), prepare_command=()
+    )
     process = multiprocessing.get_context("spawn").Process(
         target=_probe, args=(settings,), daemon=True
     )

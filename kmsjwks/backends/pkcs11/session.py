@@ -10,20 +10,30 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from pkcs11 import Attribute, ObjectClass, Session
-from pkcs11.exceptions import UserNotLoggedIn
 
 from kmsjwks.backends.pkcs11.failures import Remedy, VendorError, remedy
 from kmsjwks.domain.errors import BackendUnavailable, KeyNotFound
 
 T = TypeVar("T")
 IDLE = math.inf
+_DISTURBANCES = 20
 
 
 class PooledSession:
     """Used by one thread at a time. ``deadline`` (monotonic seconds) tells a watcher, without any
     lock, until when the present call may last; ``IDLE`` between calls."""
 
-    __slots__ = ("_handles", "_open", "_session", "deadline", "poisoned", "rw", "thread")
+    __slots__ = (
+        "_guard",
+        "_handles",
+        "_open",
+        "_over",
+        "_session",
+        "deadline",
+        "poisoned",
+        "rw",
+        "thread",
+    )
 
     def __init__(self, open_session: Callable[[bool], Session]) -> None:
         self._open = open_session
@@ -33,29 +43,51 @@ class PooledSession:
         self.deadline = IDLE
         self.thread = 0
         self.poisoned = False
+        self._over = True
+        self._guard = threading.Lock()
 
     def run(self, call: Callable[[PooledSession], T], deadline: float) -> T:
         """Call into the module; afterwards say so if the deadline passed meanwhile.
+
+        Until it returns the session is ``busy``, so nobody finalises the module meanwhile.
 
         Raises:
             BackendUnavailable: the answer came too late to be used.
             PKCS11Error: as the module says.
         """
-        self.thread = threading.get_ident()
+        self.thread, self._over = threading.get_ident(), False
         self.deadline = deadline
         try:
             result = call(self)
-        except VendorError as error:
-            if remedy(error) in (Remedy.NEW_SESSION, Remedy.RECONNECT):
-                self.drop()
+            if self._end():
+                raise BackendUnavailable("The token answered after the deadline.")
+            return result
+        except VendorError:
+            # Whatever failed, an operation or a search may be left open in the session.
+            self.drop()
             raise
         finally:
-            self.deadline = IDLE
-        if self.poisoned:
+            if self._end():
+                self.drop()
             self.poisoned = False
-            self.drop()
-            raise BackendUnavailable("The token answered after the deadline.")
-        return result
+            self.deadline = IDLE
+
+    def _end(self) -> bool:
+        """The module answered. From here on nobody answers for this thread; True where somebody
+        did."""
+        with self._guard:
+            self._over = True
+            return self.poisoned
+
+    def poison(self, now: float, tell: Callable[[int], None]) -> bool:
+        """Give a call up that is overdue at ``now``, and ``tell`` so while its thread cannot go
+        on to something else. False where it is not overdue, or was given up before."""
+        with self._guard:
+            if self._over or self.poisoned or not self.overdue(now):
+                return False
+            self.poisoned = True
+            tell(self.thread)
+            return True
 
     @property
     def busy(self) -> bool:
@@ -82,9 +114,17 @@ class PooledSession:
 
     def find(self, kind: ObjectClass, ref: str, *, rw: bool = False) -> list[Any]:
         """All objects of one class with this CKA_ID. Read to the end: a half-read search blocks
-        the session."""
-        wanted = {Attribute.CLASS: kind, Attribute.ID: bytes.fromhex(ref)}
+        the session.
+
+        Raises:
+            KeyNotFound: the reference is none.
+        """
+        wanted = {Attribute.CLASS: kind, Attribute.ID: _key_id(ref)}
         return list(self.session(rw=rw).get_objects(wanted))
+
+    def all(self, kind: ObjectClass) -> list[Any]:
+        """All objects of one class."""
+        return list(self.session().get_objects({Attribute.CLASS: kind}))
 
     def find_private(self, ref: str) -> Any:
         """
@@ -124,7 +164,8 @@ class PooledSession:
     def require_login(self) -> None:
         """
         Raises:
-            UserNotLoggedIn: another session logged out, or the token did.
+            PKCS11Error: UserNotLoggedIn where another session logged out, or the token did;
+                others where the connection is lost.
         """
         probe = {
             Attribute.CLASS: ObjectClass.DATA,
@@ -135,10 +176,36 @@ class PooledSession:
         }
         try:
             self.session().create_object(probe).destroy()
-        except UserNotLoggedIn:
-            raise
-        except VendorError:
-            return  # a token without data objects: it did not say that we are logged out
+        except VendorError as error:
+            if remedy(error) is Remedy.RECONNECT:
+                raise
+            # Any other: a token without data objects, which did not say that we are logged out.
+
+
+def undisturbed(call: Callable[[PooledSession], T]) -> Callable[[PooledSession], T]:
+    """``call`` over many objects, again where one of them is deleted while they are read."""
+
+    def persist(pooled: PooledSession) -> T:
+        for _ in range(_DISTURBANCES):
+            try:
+                return call(pooled)
+            except VendorError as error:
+                if remedy(error) is not Remedy.LOOK_UP_AGAIN:
+                    raise
+        return call(pooled)
+
+    return persist
+
+
+def _key_id(ref: str) -> bytes:
+    """CKA_ID from its lower-case hex. Never empty: that would match objects that have none."""
+    try:
+        key_id = bytes.fromhex(ref)
+    except ValueError:
+        key_id = b""
+    if not key_id or key_id.hex() != ref:
+        raise KeyNotFound(f"{ref!r} is not a CKA_ID in lower-case hex.")
+    return key_id
 
 
 def now() -> float:

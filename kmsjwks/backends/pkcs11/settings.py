@@ -88,15 +88,12 @@ def parse_settings(
         ConfigurationError: every mistake at once, none quoting a PIN.
     """
     merged, problems = _merge_uri(options)
-    try:
-        model = _Options.model_validate(merged)
-    except ValidationError as error:
-        problems += [
-            f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}"
-            for one in error.errors(include_input=False, include_url=False)
-        ]
-        raise _refused(name, problems) from None
-    problems += _cross_checks(model)
+    model, more = _validate(merged)
+    problems += more
+    wrong = {problem.split(":")[0].split(".")[0] for problem in problems}
+    if "uri" in wrong:  # what it should have said is not missing
+        wrong |= {"module_path", "token_label"}
+    problems += [one for one in _cross_checks(model) if one.split(":")[0] not in wrong]
     if problems:
         raise _refused(name, problems)
     return Pkcs11Settings(
@@ -119,6 +116,18 @@ def parse_settings(
     )
 
 
+def _validate(merged: Mapping[str, object]) -> tuple[_Options, list[str]]:
+    """The options, without those that are wrong by themselves, and what is wrong with these."""
+    try:
+        return _Options.model_validate(merged), []
+    except ValidationError as error:
+        wrong = error.errors(include_input=False, include_url=False)
+    problems = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in wrong]
+    names = {one["loc"][0] for one in wrong}
+    rest = {name: value for name, value in merged.items() if name not in names}
+    return _Options.model_validate(rest), problems
+
+
 def _refused(name: str, problems: list[str]) -> ConfigurationError:
     return ConfigurationError([f"backends.{name}.{problem}" for problem in problems])
 
@@ -129,7 +138,7 @@ def _merge_uri(options: Mapping[str, object]) -> tuple[dict[str, object], list[s
         return merged, []
     try:
         parsed = parse_uri(uri)
-    except (UriError, UnicodeDecodeError) as error:
+    except UriError as error:
         return merged, [f"uri: {error}"]
     twice = [option for option in parsed if option in options]
     merged.update(parsed)

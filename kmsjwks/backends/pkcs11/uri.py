@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import unquote
 
 # RFC 7512 sections 2.3 and 2.4: path attribute or query attribute -> option name.
@@ -12,6 +13,7 @@ _OPTIONS = {
     "pin-source": "pin_source",
     "pin-value": "pin_value",
 }
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _IGNORED = frozenset({"manufacturer", "model", "slot-manufacturer", "slot-description"})
 
 
@@ -45,5 +47,15 @@ def parse_uri(uri: str) -> dict[str, str]:
         option = _OPTIONS[name]
         if option in options:
             raise UriError(f"attribute {name!r} appears twice")
-        options[option] = unquote(value, errors="strict")
+        options[option] = _decoded(name, value)
     return options
+
+
+def _decoded(name: str, value: str) -> str:
+    """RFC 7512 section 2.3: percent-encoded UTF-8. ``unquote`` would let a stray '%' through."""
+    if _BROKEN_ESCAPE.search(value):
+        raise UriError(f"attribute {name!r} has a '%' that starts no percent-encoding; write %25")
+    try:
+        return unquote(value, errors="strict")
+    except UnicodeDecodeError:  # its text and its object quote the value
+        raise UriError(f"attribute {name!r} is not percent-encoded UTF-8") from None
