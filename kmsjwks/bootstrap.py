@@ -17,18 +17,28 @@ from typing import Any
 from kmsjwks.config import BackendSettings, Settings
 from kmsjwks.domain.access import Principal
 from kmsjwks.domain.errors import ConfigurationError, StoreUnavailable
-from kmsjwks.domain.ports import BackendContext, BackendFactory, KeyBackend, KeyStore, ServerHooks
+from kmsjwks.domain.ports import (
+    BackendContext,
+    BackendFactory,
+    Clock,
+    KeyBackend,
+    KeyStore,
+    ServerHooks,
+)
 from kmsjwks.domain.timing import InstallationTiming
+from kmsjwks.publishing.visibility import PublicJwks
 from kmsjwks.services.faultpoints import FaultPoints
 from kmsjwks.services.keymaking import KeyMaker
 from kmsjwks.services.leases import LeaseKeeper
 from kmsjwks.services.lifecycle import KeyService, KeysetService
 from kmsjwks.services.planning import Planner, PlannerOptions
+from kmsjwks.services.publication import DocumentWarnings
 from kmsjwks.services.signing import SigningService
-from kmsjwks.services.snapshot import Refreshing, SnapshotKeeper, take_snapshot
+from kmsjwks.services.snapshot import Refreshing, Snapshot, SnapshotKeeper, take_snapshot
 from kmsjwks.storage.audit_file import FileAuditSink
 from kmsjwks.storage.engine import make_engine
 from kmsjwks.storage.keystore import SqlKeyStore
+from kmsjwks.storage.lastgood import LastGoodDocuments
 from kmsjwks.storage.migration import migrate
 
 BACKEND_GROUP = "kmsjwks.backends"
@@ -62,33 +72,52 @@ class Service:
             backend.close()
 
 
+def prepare_database(settings: Settings) -> None:
+    """Create it and migrate it where that is due. Serving processes do not: one that is started
+    anew while the database is gone must not make an empty one.
+
+    Raises:
+        ConfigurationError, StoreUnavailable.
+    """
+    migrate(make_engine(settings.database.url))
+
+
 def build(
-    settings: Settings, environ: Mapping[str, str], hooks: ServerHooks | None = None
+    settings: Settings,
+    environ: Mapping[str, str],
+    hooks: ServerHooks | None = None,
+    *,
+    faults: FaultPoints | None = None,
+    clock: Clock | None = None,
 ) -> Service:
-    """Wire a service; migrates the database where that is due.
+    """Wire a service over a prepared database, which need not answer now.
 
     ``hooks`` are those of a serving process; without them every backend call is bounded by a
-    thread of its own.
+    thread of its own. ``faults`` and ``clock`` are for tests.
 
     Raises:
         ConfigurationError: a backend's options, or the database URL.
-        StoreUnavailable: the database does not answer.
     """
-    clock = SystemClock()
+    clock = clock or SystemClock()
     backends = open_backends(settings, environ, hooks)
-    engine = make_engine(settings.database.url)
-    migrate(engine)
-    store = SqlKeyStore(engine)
+    store = SqlKeyStore(make_engine(settings.database.url, create=False))
     timing = timing_of(settings)
-    faults = FaultPoints()
+    faults = faults or FaultPoints()
+    published = LastGoodDocuments(settings.state.directory / "documents.json")
     maker = KeyMaker(store, backends, clock, faults)
     snapshots = SnapshotKeeper(
         take=lambda now: take_snapshot(store, backends, max_age=settings.jwks.max_age, now=now),
         revision=store.revision,
         leases=LeaseKeeper(store, _process_name(), timing.grace),
         clock=clock,
-        refreshing=Refreshing(settings.snapshot.refresh_interval, timing.grace),
+        refreshing=Refreshing(
+            settings.snapshot.refresh_interval,
+            timing.grace,
+            after=partial(_after_refresh, published, DocumentWarnings()) if hooks else _nothing,
+            last_good=published.load,
+        ),
     )
+    gate = PublicJwks() if settings.rotation.check_public_jwks else None
     audit = FileAuditSink(settings.audit.directory)
     return Service(
         settings=settings,
@@ -97,13 +126,24 @@ def build(
         backends=backends,
         snapshots=snapshots,
         keysets=KeysetService(store, backends, maker, clock, timing),
-        keys=KeyService(store, maker, clock, timing),
-        planner=Planner(
-            store, backends, maker, clock, PlannerOptions(timing, visible=None, faults=faults)
-        ),
+        keys=KeyService(store, maker, clock, timing, gated=gate is not None),
+        planner=Planner(store, backends, maker, clock, PlannerOptions(timing, gate, faults)),
         signing=SigningService(snapshots, audit, clock, new_jti),
         principals=principals(settings),
     )
+
+
+def _after_refresh(
+    published: LastGoodDocuments, warnings: DocumentWarnings, snapshot: Snapshot
+) -> None:
+    if not snapshot.documents:
+        return  # nothing is published, which is no reason to forget what was
+    published.save(snapshot.documents, revision=snapshot.revision, taken_at=snapshot.taken_at)
+    warnings.after_refresh(snapshot.documents)
+
+
+def _nothing(_: Snapshot) -> None:
+    """A command line publishes nothing."""
 
 
 def timing_of(settings: Settings) -> InstallationTiming:

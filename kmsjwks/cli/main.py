@@ -49,3 +49,7 @@ for command in COMMANDS:
 
 for command in (serve, doctor, config, keysets, keys, rotate, jwks, sign, verify, clients):
     main.add_command(command)
+
+
+if __name__ == "__main__":
+    main()

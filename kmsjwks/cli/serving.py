@@ -9,14 +9,16 @@ from typing import Any
 
 import click
 
-from kmsjwks.bootstrap import build
+from kmsjwks.bootstrap import build, prepare_database
 from kmsjwks.cli.logs import configure_logging
 from kmsjwks.cli.session import Session, exits
 from kmsjwks.config import Settings
+from kmsjwks.domain.errors import StoreUnavailable
 from kmsjwks.domain.ports import ServerHooks
 from kmsjwks.http.app import create_app
 from kmsjwks.http.server import serve as serve_http
 from kmsjwks.http.server import start_warming
+from kmsjwks.services.scheduler import Scheduler
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +38,11 @@ def serve(session: Session, host: str | None, port: int | None, workers: int | N
     # Every mistake shows now and not in a worker; the database is migrated. No device is opened
     # and no thread started: workers are forked from here.
     create_app(build(settings, environ))
+    try:
+        prepare_database(settings)
+    except StoreUnavailable as error:
+        # Verifiers first: the last JWKS is served, and the rest follows when the database is back.
+        _log.error("Started without a database: %s", error)
     _log.info(
         "kmsjwks serves %s on http://%s:%d",
         settings.server.base_url,
@@ -51,4 +58,5 @@ def _load(settings: Settings, environ: dict[str, str], hooks: ServerHooks) -> An
     configure_logging(settings.logging)
     service = build(settings, environ, hooks)
     start_warming(service)
+    Scheduler(service.planner, settings.rotation.tick_interval, service.snapshots.refresh).start()
     return create_app(service).wsgi_app

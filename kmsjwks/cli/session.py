@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from kmsjwks.bootstrap import Service, build
+from kmsjwks.bootstrap import Service, build, prepare_database
 from kmsjwks.config import Settings, load
 from kmsjwks.domain import errors
 from kmsjwks.domain.access import Action, Grant, Principal
@@ -59,7 +59,9 @@ class Session:
 
     @contextmanager
     def service(self) -> Iterator[Service]:
-        service = build(self.settings(), os.environ)
+        settings = self.settings()
+        prepare_database(settings)
+        service = build(settings, os.environ)
         try:
             yield service
         finally:

@@ -100,12 +100,6 @@ def check_transition(key: Key, to: KeyState) -> None:
         raise TransitionRefused(f"Key {key.kid} is {key.state.value}; it cannot become {to.value}.")
 
 
-def may_sign(key: Key, now: int) -> bool:
-    """Active, and its activation time has come."""
-    started = key.times.activate_at is None or key.times.activate_at <= now
-    return key.state is KeyState.ACTIVE and started
-
-
 def is_published(key: Key, now: int) -> bool:
     """Whether the key belongs in the JWKS at ``now`` (seconds).
 
@@ -116,7 +110,8 @@ def is_published(key: Key, now: int) -> bool:
     if key.state in (KeyState.PRE_ACTIVATION, KeyState.ACTIVE):
         return True
     if key.state is KeyState.DEACTIVATED:
-        return key.times.withdraw_at is None or now < key.times.withdraw_at
+        # A hold stops the withdrawal too (Azure AD, March 2021).
+        return key.hold or key.times.withdraw_at is None or now < key.times.withdraw_at
     return False
 
 

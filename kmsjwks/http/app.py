@@ -6,7 +6,7 @@ from flask import Flask, Response, g, request
 
 from kmsjwks.bootstrap import Service
 from kmsjwks.domain.errors import NotFound
-from kmsjwks.http import health, keysets, problems, publication
+from kmsjwks.http import health, keysets, lifecycle, problems, publication
 from kmsjwks.http.authentication import BearerTokens
 from kmsjwks.http.context import HttpContext
 from kmsjwks.http.request_ids import common_headers, take_request_id
@@ -24,6 +24,7 @@ def create_app(service: Service) -> Flask:
     app.after_request(_finish)
     app.register_blueprint(health.blueprint(context))
     app.register_blueprint(keysets.blueprint(context))
+    app.register_blueprint(lifecycle.blueprint(context))
     app.register_blueprint(publication.blueprint(context))
     return app
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 from flask import Blueprint, Response
 
 from kmsjwks.domain import strictjson
+from kmsjwks.domain.errors import StoreUnavailable
 from kmsjwks.http.context import HttpContext
 
 
@@ -21,9 +24,15 @@ def blueprint(context: HttpContext) -> Blueprint:
         """Ready once keys are known: then the JWKS is served, though a backend may be down.
 
         Raises:
-            StoreUnavailable: nothing is known yet.
+            StoreUnavailable: nothing is known, or it is too old to sign from.
         """
-        snapshot = service.snapshots.current()
+        snapshot = service.snapshots.known()
+        if snapshot is None or service.snapshots.is_stale():
+            raise StoreUnavailable(
+                "The database does not answer; the JWKS is the last one that was known.",
+                retry_after=5,
+            )
+        now = time.time()
         down = {
             name: {"since": status.since}
             for name, status in (
@@ -34,7 +43,7 @@ def blueprint(context: HttpContext) -> Blueprint:
         affected = sorted(
             name
             for name, ready in snapshot.keysets.items()
-            if ready.active is None or ready.active.key.backend in down
+            if (active := ready.active_at(now)) is None or active.key.backend in down
         )
         return _json(
             {

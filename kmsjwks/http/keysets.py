@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -85,6 +86,7 @@ def _json(value: object) -> Response:
 
 def _shown(ready: ReadyKeyset) -> dict[str, Any]:
     keyset, rules = ready.keyset, ready.keyset.rules
+    active = ready.active_at(time.time())
     return {
         "name": keyset.name,
         "algorithm": keyset.algorithm.id,
@@ -97,7 +99,7 @@ def _shown(ready: ReadyKeyset) -> dict[str, Any]:
         "default_lifetime": rules.default_lifetime,
         "required_claims": list(rules.required),
         "forbidden_claims": list(rules.forbidden),
-        "active_kid": ready.active.key.kid if ready.active else None,
+        "active_kid": active.key.kid if active else None,
         "created_at": keyset.created_at,
     }
 

@@ -24,7 +24,7 @@ def blueprint(context: HttpContext) -> Blueprint:
     snapshots = context.service.snapshots
 
     def document(**_: str) -> Response:
-        found = snapshots.current().documents.get(request.path)
+        found = snapshots.documents().get(request.path)
         if found is None:
             raise NotFound("No issuer is published at this address.")
         headers = {**_CORS, "ETag": found.etag, "Cache-Control": found.cache_control}

@@ -122,8 +122,8 @@ def _warm(service: Service) -> None:
     except KmsJwksError as error:
         _log.error("No keys are known yet: %s", error)
         return
-    wanted = {ready.active.key.backend for ready in snapshot.keysets.values() if ready.active}
-    for name in sorted(wanted):
+    wanted = {key.backend for ready in snapshot.keysets.values() for key in ready.keys}
+    for name in sorted(wanted & service.backends.keys()):
         try:
             service.backends[name].check()
         except KmsJwksError as error:

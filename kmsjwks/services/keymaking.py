@@ -56,9 +56,15 @@ class KeyMaker:
         self._faults.reach("key.intended")
         made = backend.create_key(keyset.algorithm, request_id=request_id)
         self._faults.reach("key.created")
-        _prove(backend, made)
+        try:
+            _prove(backend, made)
+        except BackendProtocolError:
+            backend.destroy_key(made.ref)
+            self._store.abandon_creation(request_id)
+            raise
         _log.info("Key %s made in %s for %s.", made.ref, keyset.backend, keyset.name)
-        return MadeKey(_key(keyset, made, now), request_id)
+        # Published no earlier than it is there to be published.
+        return MadeKey(_key(keyset, made, int(self._clock.now())), request_id)
 
     def _backend(self, keyset: Keyset) -> KeyBackend:
         backend = self._backends.get(keyset.backend)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from kmsjwks.domain import rotation
+from kmsjwks.domain import interventions, rotation
 from kmsjwks.domain.algorithms import Algorithm
 from kmsjwks.domain.errors import (
     Conflict,
@@ -17,7 +17,11 @@ from kmsjwks.domain.errors import (
     StoreUnavailable,
     TransitionRefused,
 )
-from kmsjwks.domain.explanation import effects_of_compromise
+from kmsjwks.domain.explanation import (
+    effect_of_early_takeover,
+    effects_of_compromise,
+    moment,
+)
 from kmsjwks.domain.keys import Key, Keyset, KeyState, check_keyset_name, check_transition
 from kmsjwks.domain.ports import Change, Clock, KeyBackend, KeyStore, LifecycleEvent
 from kmsjwks.domain.timing import InstallationTiming, RotationSchedule, check_schedule
@@ -47,6 +51,15 @@ class Proposal:
     says: tuple[str, ...]
     changes: tuple[Change, ...]
     event: LifecycleEvent
+
+
+@dataclass(frozen=True, slots=True)
+class _Acts:
+    """A proposal before it is recorded."""
+
+    says: list[str]
+    changes: list[Change]
+    event: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +144,9 @@ class KeysetService:
     def _update(self, found: Keyset, wanted: Keyset, actor: Actor) -> None:
         now = int(self._clock.now())
         changes = [
-            change
+            Change(key, after)
             for key in self._store.keys(found.name)
-            for change in _following_changes(key, found, wanted, self._timing, now)
+            if (after := interventions.updated(key, found, wanted, self._timing, now)) != key
         ]
         event = LifecycleEvent(now, actor.name, found.name, None, "keyset-updated", "")
         self._store.update_keyset(found, wanted, changes, event)
@@ -178,29 +191,21 @@ class KeysetService:
         )
 
 
-def _following_changes(
-    key: Key, old: Keyset, new: Keyset, timing: InstallationTiming, now: int
-) -> Iterator[Change]:
-    """Tokens under longer lifetimes keep their end; what was scheduled is scheduled again."""
-    times = key.times
-    if key.state is KeyState.ACTIVE and new.rules.max_lifetime < old.rules.max_lifetime:
-        bound = now + timing.grace + old.rules.max_lifetime
-        times = replace(times, exp_bound=max(bound, times.exp_bound or 0))
-    pending = key.state is KeyState.PRE_ACTIVATION and times.activate_at is not None
-    if pending and new.schedule != old.schedule and (times.activate_at or 0) > now + timing.notice:
-        times = replace(times, activate_at=None)
-    if times != key.times:
-        yield Change(key, replace(key, times=times))
-
-
 class KeyService:
     """Rotation, compromise, hold, destruction."""
 
     def __init__(
-        self, store: KeyStore, maker: KeyMaker, clock: Clock, timing: InstallationTiming
+        self,
+        store: KeyStore,
+        maker: KeyMaker,
+        clock: Clock,
+        timing: InstallationTiming,
+        *,
+        gated: bool,
     ) -> None:
+        """``gated``: spares must have been seen through the public URL before they take over."""
         self._store, self._maker = store, maker
-        self._clock, self._timing = clock, timing
+        self._clock, self._timing, self._gated = clock, timing, gated
 
     def rotate(self, keyset: str, actor: Actor) -> Proposal:
         """The spare takes over as soon as every verifier may be taken to know it.
@@ -231,7 +236,7 @@ class KeyService:
         key = self._key(kid)
         check_transition(key, KeyState.COMPROMISED)
         return self._carry_out(
-            key.keyset, actor, lambda keyset, keys: self._compromise(keyset, keys, kid, actor)
+            key.keyset, actor, lambda keyset, keys: self._compromise(keyset, keys, kid)
         )
 
     def hold(self, kid: str, actor: Actor) -> Proposal:
@@ -240,14 +245,24 @@ class KeyService:
         Raises:
             KeyNotKnown
         """
-        return self._set_hold(kid, True, actor)
+        key = self._key(kid)
+        return self._change(key, replace(key, hold=True), "held", f"Key {kid} is on hold.", actor)
 
     def release(self, kid: str, actor: Actor) -> Proposal:
-        """
+        """End a hold. Dates that passed meanwhile are set anew.
+
         Raises:
             KeyNotKnown
         """
-        return self._set_hold(kid, False, actor)
+        name = self._key(kid).keyset
+
+        def propose(keyset: Keyset, keys: list[Key]) -> _Acts:
+            now = int(self._clock.now())
+            pairs = interventions.released(keyset, keys, kid, self._timing, now)
+            changes = [Change(before, after) for before, after in pairs]
+            return _Acts([f"Key {kid} is released."], changes, "released")
+
+        return self._carry_out(name, actor, propose)
 
     def destroy(self, kid: str, actor: Actor) -> Proposal:
         """Begin the waiting window at whose end the private half is destroyed.
@@ -262,13 +277,15 @@ class KeyService:
         withdraw_at = key.times.withdraw_at
         if key.state is KeyState.DEACTIVATED and (withdraw_at is None or now < withdraw_at):
             raise TransitionRefused(
-                f"Tokens signed by {kid} may live until {_at(withdraw_at)}; destroy it after that. "
-                "If it is in wrong hands, use compromise."
+                f"Tokens signed by {kid} may live until {moment(withdraw_at)}; destroy it after "
+                "that. If it is in wrong hands, use compromise."
             )
         keyset = _keyset(self._store, key.keyset)
-        end = now + keyset.schedule.destroy_window
-        says = f"Key {kid} is destroyed at {_at(end)}; until then it can be cancelled."
-        after = replace(key, times=replace(key.times, destroy_at=end))
+        after = interventions.destruction_begun(keyset, key, self._timing, now)
+        says = (
+            f"Key {kid} is destroyed at {moment(after.times.destroy_at)}; until then it can be "
+            "cancelled."
+        )
         return self._change(key, after, "destruction-begun", says, actor)
 
     def cancel_destroy(self, kid: str, actor: Actor) -> Proposal:
@@ -284,10 +301,7 @@ class KeyService:
         return self._change(key, after, "destruction-cancelled", f"Key {kid} is kept.", actor)
 
     def _carry_out(
-        self,
-        name: str,
-        actor: Actor,
-        propose: Callable[[Keyset, list[Key]], tuple[list[str], list[Change], str]],
+        self, name: str, actor: Actor, propose: Callable[[Keyset, list[Key]], _Acts]
     ) -> Proposal:
         """Under the planner's lock, with a spare made first where there is none."""
         keyset = _keyset(self._store, name)
@@ -298,56 +312,50 @@ class KeyService:
                 event = self._event(actor, keyset.name, made.key.kid, "spare-published")
                 self._store.apply([], event, added=[(made.key, made.request_id)])
                 keys = list(self._store.keys(name))
-            says, changes, what = propose(keyset, keys)
-            kid = changes[-1].after.kid if changes else None
-            event = self._event(actor, name, kid, what)
-            if not actor.dry_run and changes:
-                self._store.apply(changes, event)
-        return Proposal(tuple(says), tuple(changes), event)
+            acts = propose(keyset, keys)
+            kid = acts.changes[-1].after.kid if acts.changes else None
+            event = self._event(actor, name, kid, acts.event)
+            if acts.changes and not actor.dry_run:
+                self._store.apply(acts.changes, event)
+        return Proposal(tuple(acts.says), tuple(acts.changes), event)
 
-    def _rotate(self, keyset: Keyset, keys: list[Key]) -> tuple[list[str], list[Change], str]:
-        active, waiting = rotation.active_key(keys), rotation.spares(keys)
+    def _rotate(self, keyset: Keyset, keys: list[Key]) -> _Acts:
+        active = rotation.active_key(keys)
         if active is not None and active.hold:
             raise TransitionRefused(f"The active key {active.kid} is on hold; release it first.")
-        if not waiting:
-            return ["A spare is made and published first; it cannot take over before "
-                    "the propagation delay."], [], "rotation-requested"  # fmt: skip
-        spare, now = waiting[0], int(self._clock.now())
-        earliest = rotation.earliest_activation(keyset, spare)
-        at = max(now + self._timing.notice, earliest)
-        if spare.times.activate_at is not None:
-            at = min(at, max(spare.times.activate_at, now))
-        says = [f"Key {spare.kid} takes over at {_at(at)}."]
+        spare = next(iter(rotation.spares(keys)), None)
+        if spare is None:
+            says = "A spare is made first; it takes over when the propagation delay is over."
+            return _Acts([says], [], "rotation-requested")
+        if rotation.is_blocked(spare, gated=self._gated):
+            raise TransitionRefused(
+                f"The spare {spare.kid} has not been seen in the JWKS through the public URL; "
+                "it cannot take over before."
+            )
+        at = interventions.rotation_date(keyset, spare, self._timing, int(self._clock.now()))
+        says = f"Key {spare.kid} takes over at {moment(at)}."
         if active is not None:
             end = rotation.withdrawal(keyset, active, self._timing, at)
-            says.append(f"Key {active.kid} stays published until {_at(end)} at the latest.")
+            says += f" Key {active.kid} stays published until {moment(end)} at the latest."
         after = replace(spare, times=replace(spare.times, activate_at=at))
-        return says, [Change(spare, after)], "rotation-requested"
+        changes = [Change(spare, after)] if after != spare else []
+        return _Acts([says], changes, "rotation-requested")
 
-    def _compromise(
-        self, keyset: Keyset, keys: list[Key], kid: str, actor: Actor
-    ) -> tuple[list[str], list[Change], str]:
-        key = next(one for one in keys if one.kid == kid)
-        now = int(self._clock.now())
-        gone = replace(
-            key, state=KeyState.COMPROMISED, times=replace(key.times, compromised_at=now)
-        )
+    def _compromise(self, keyset: Keyset, keys: list[Key], kid: str) -> _Acts:
+        key, now = next(one for one in keys if one.kid == kid), int(self._clock.now())
+        times = replace(key.times, compromised_at=now)
+        gone = replace(key, state=KeyState.COMPROMISED, hold=False, times=times)
         says = [*effects_of_compromise(keyset, key, self._timing, now)]
         changes = [Change(key, gone)]
-        if key.state is KeyState.ACTIVE:
-            waiting = rotation.spares(keys)
-            if not waiting and actor.dry_run:
-                says.append("A new key is made and signs at once.")
-            else:
-                changes.append(_take_over(waiting[0], now))
-                says.append(f"Key {waiting[0].kid} signs from now on.")
-        return says, changes, "compromised"
-
-    def _set_hold(self, kid: str, hold: bool, actor: Actor) -> Proposal:
-        key = self._key(kid)
-        says = f"Key {kid} is {'on hold' if hold else 'released'}."
-        after = replace(key, hold=hold)
-        return self._change(key, after, "held" if hold else "released", says, actor)
+        if key.state is not KeyState.ACTIVE:
+            return _Acts(says, changes, "compromised")
+        spare = rotation.replacement([one for one in keys if one is not key], now)
+        if spare is None:
+            return _Acts([*says, "A new key is made and signs at once."], changes, "compromised")
+        changes.append(_take_over(spare, now))
+        early = effect_of_early_takeover(keyset, spare, now)
+        says += [f"Key {spare.kid} signs from now on.", *([early] if early else [])]
+        return _Acts(says, changes, "compromised")
 
     def _change(self, before: Key, after: Key, what: str, says: str, actor: Actor) -> Proposal:
         event = self._event(actor, before.keyset, before.kid, what)
@@ -368,7 +376,8 @@ class KeyService:
 
 def _take_over(spare: Key, now: int) -> Change:
     check_transition(spare, KeyState.ACTIVE)
-    times = replace(spare.times, activate_at=now)
+    scheduled = spare.times.activate_at
+    times = replace(spare.times, activate_at=now if scheduled is None else min(now, scheduled))
     return Change(spare, replace(spare, state=KeyState.ACTIVE, times=times))
 
 
@@ -395,9 +404,3 @@ def planner_turn(store: KeyStore) -> Iterator[None]:
         if time.monotonic() >= deadline:
             raise StoreUnavailable("Another process is changing keys; try again.", retry_after=5)
         time.sleep(0.05)
-
-
-def _at(seconds: int | None) -> str:
-    if seconds is None:
-        return "an unknown time"
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

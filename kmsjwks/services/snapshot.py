@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ from kmsjwks.services.leases import LeaseKeeper
 from kmsjwks.services.publication import Document, render
 
 _log = logging.getLogger(__name__)
+_PUBLIC_PATIENCE = 0.3  # seconds that a verifier waits for the first look at the database
+_PATIENCE = 5.0  # seconds that others do
 _MISS_INTERVAL = 1.0  # seconds between refreshes that unknown names may cause
 
 
@@ -114,15 +117,22 @@ def _signer(key: Key, backend: KeyBackend, verify: Verifier) -> JwsSigner:
 
 @dataclass(frozen=True, slots=True)
 class Refreshing:
-    """How a process keeps up with the database. In seconds: how often it looks, and how long it
-    signs from what it knows when the database does not answer."""
+    """How a process keeps up with the database.
+
+    In seconds: how often it looks, and how long it signs from what it knows when the database
+    does not answer. ``after`` is called with the snapshot after every look that succeeded, changed
+    or not; ``last_good`` gives the documents that were published last, by any process.
+    """
 
     interval: float
     grace: float
+    after: Callable[[Snapshot], None] = lambda _: None
+    last_good: Callable[[], Mapping[str, Document]] = dict
 
 
 class SnapshotKeeper:
-    """Holds the current snapshot. Lazy; its thread starts with the first use in a process."""
+    """Holds the current snapshot. Its thread starts with the first use in a process, and only that
+    thread reads the database: no request waits for one that hangs."""
 
     def __init__(
         self,
@@ -135,21 +145,44 @@ class SnapshotKeeper:
         self._take, self._revision, self._clock = take, revision, clock
         self.leases, self._refreshing = leases, refreshing
         self._lock = threading.Lock()
-        self._refresh_lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._wanted = threading.Event()
+        self._rounds = 0  # looks at the database that have ended
         self._current: Snapshot | None = None
-        self._confirmed = 0.0  # monotonic seconds
-        self._last_miss = 0.0
+        self._confirmed = -math.inf  # monotonic seconds
+        self._last_miss = -math.inf
         self._thread: threading.Thread | None = None
         self._failing = False
 
-    def current(self) -> Snapshot:
-        """For what is public: however old it is.
+    def documents(self) -> Mapping[str, Document]:
+        """For verifiers: of the current snapshot, else the last that any process of this service
+        published, whatever the database does.
 
+        Raises:
+            StoreUnavailable: nothing was ever published.
+        """
+        snapshot = self.known()
+        if snapshot is not None and snapshot.documents:
+            return snapshot.documents
+        # Also where a database was lost and made anew: what was issued goes on being verified.
+        documents = self._refreshing.last_good()
+        if snapshot is None and not documents:
+            raise _unavailable()
+        return documents
+
+    def known(self) -> Snapshot | None:
+        """What there is now, without waiting for a database that hangs."""
+        return self._current or self._wait_for_first(_PUBLIC_PATIENCE)
+
+    def current(self) -> Snapshot:
+        """
         Raises:
             StoreUnavailable: the database did not answer since this process started.
         """
-        snapshot = self._current
-        return snapshot if snapshot is not None else self._first()
+        snapshot = self._current or self._wait_for_first(_PATIENCE)
+        if snapshot is None:
+            raise _unavailable()
+        return snapshot
 
     def for_signing(self, name: str) -> ReadyKeyset | None:
         """The keyset, from a snapshot that is fresh enough to sign from.
@@ -158,7 +191,7 @@ class SnapshotKeeper:
             StoreUnavailable: the database has not answered for longer than the grace.
         """
         found = self.keyset(name)
-        if self.staleness() > self._refreshing.grace:
+        if self.is_stale():
             raise StoreUnavailable(
                 "The database has not answered for too long; nothing is signed from old keys. "
                 "Try again later.",
@@ -170,6 +203,9 @@ class SnapshotKeeper:
         """Seconds since the database last confirmed the snapshot."""
         return time.monotonic() - self._confirmed
 
+    def is_stale(self) -> bool:
+        return self.staleness() > self._refreshing.grace
+
     def keyset(self, name: str) -> ReadyKeyset | None:
         """By name; a miss looks once at the store, so that what was just created is found."""
         found = self.current().keysets.get(name)
@@ -177,6 +213,17 @@ class SnapshotKeeper:
             self.refresh()
             found = self.current().keysets.get(name)
         return found
+
+    def refresh(self) -> None:
+        """Wait for a look at the database that begins now. Never raises, and does not wait long."""
+        with self._changed:
+            self._start()
+            # One may be under way that began too early.
+            wanted = self._rounds + 2 if self._thread is not None else self._rounds + 1
+            until = time.monotonic() + _PATIENCE
+            while self._rounds < wanted and time.monotonic() < until:
+                self._wanted.set()
+                self._changed.wait(0.05)
 
     def _may_look_again(self) -> bool:
         with self._lock:
@@ -186,40 +233,42 @@ class SnapshotKeeper:
             self._last_miss = now
             return True
 
-    def _first(self) -> Snapshot:
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._keep, name="kmsjwks-snapshot", daemon=True
-                )
-                self._thread.start()
-            if self._current is None:
-                self._renew()
-            assert self._current is not None
+    def _wait_for_first(self, patience: float) -> Snapshot | None:
+        with self._changed:
+            self._start()
+            self._changed.wait_for(lambda: self._rounds > 0, patience)
             return self._current
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._keep, name="kmsjwks-snapshot", daemon=True)
+            self._thread.start()
 
     def _keep(self) -> None:
         while True:
-            time.sleep(self._refreshing.interval)
-            self.refresh()
+            self._look()
+            with self._changed:
+                self._rounds += 1
+                self._changed.notify_all()
+            self._wanted.wait(self._refreshing.interval)
+            self._wanted.clear()
 
-    def refresh(self) -> None:
-        """Never raises: the last good snapshot goes on being used."""
-        with self._refresh_lock:
-            try:
-                self._renew()
-                if self._failing:
-                    _log.info("The database answers again.")
-                self._failing = False
-            except StoreUnavailable as error:
-                if not self._failing:
-                    _log.error("Going on with the last known keys: %s", error)
-                self._failing = True
-            except Exception:  # whatever it is, the thread that looks again must live
-                _log.exception("The keys in the database cannot be used; going on with the last.")
-                self._failing = True
+    def _look(self) -> None:
+        try:
+            snapshot = self._renew()
+            if self._failing:
+                _log.info("The database answers again.")
+            self._failing = False
+            self._refreshing.after(snapshot)
+        except StoreUnavailable as error:
+            if not self._failing:
+                _log.error("Going on with the last known keys: %s", error)
+            self._failing = True
+        except Exception:  # whatever it is, the thread that looks again must live
+            _log.exception("The keys in the database cannot be used; going on with the last.")
+            self._failing = True
 
-    def _renew(self) -> None:
+    def _renew(self) -> Snapshot:
         """The leases come before the snapshot: no token is signed with a key before the database
         knows that this process may."""
         held, began, now = self._current, time.monotonic(), self._clock.now()
@@ -237,6 +286,13 @@ class SnapshotKeeper:
         self.leases.reserve(_lifetimes(snapshot, seconds), seconds)
         self.leases.settle(seconds)
         self._current, self._confirmed = snapshot, began
+        return snapshot
+
+
+def _unavailable() -> StoreUnavailable:
+    return StoreUnavailable(
+        "The database has not answered since this process started.", retry_after=5
+    )
 
 
 def _lifetimes(snapshot: Snapshot, now: int) -> dict[str, int]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from kmsjwks.domain.audit import GENESIS, SigningRecord, link
 from kmsjwks.domain.errors import AuditUnavailable
 
-
 _log = logging.getLogger(__name__)
 
 

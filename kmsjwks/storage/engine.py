@@ -15,10 +15,11 @@ BUSY_TIMEOUT = 5.0  # seconds that a transaction waits for another's lock
 _FORMS = f"Write {sqlite.FORM}; or {postgresql.FORM}."
 
 
-def make_engine(url: str, *, busy_timeout: float = BUSY_TIMEOUT) -> Engine:
+def make_engine(url: str, *, busy_timeout: float = BUSY_TIMEOUT, create: bool = True) -> Engine:
     """An engine for ``sqlite:///PATH`` or ``postgresql://USER@HOST/DATABASE``.
 
-    ``busy_timeout`` is in seconds. Safe to make before or after fork. Connects to no server yet;
+    ``busy_timeout`` is in seconds; ``create`` makes an SQLite file where there is none. Safe
+    to make before or after fork. Connects to no server yet;
     migrate before use.
 
     Raises:
@@ -30,7 +31,7 @@ def make_engine(url: str, *, busy_timeout: float = BUSY_TIMEOUT) -> Engine:
     if parsed is None:
         raise ConfigurationError([f"The database URL cannot be understood. {_FORMS}"])
     if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
-        return sqlite.sqlite_engine(parsed, busy_timeout)
+        return sqlite.sqlite_engine(parsed, busy_timeout, create=create)
     if parsed.drivername in ("postgresql", "postgresql+psycopg"):
         return postgresql.postgresql_engine(parsed, busy_timeout)
     raise ConfigurationError(

@@ -27,8 +27,8 @@ _PRAGMAS = (
 )
 
 
-def sqlite_engine(url: URL, busy_timeout: float) -> Engine:
-    """Creates the file (mode 0600) and its directory (0700).
+def sqlite_engine(url: URL, busy_timeout: float, *, create: bool) -> Engine:
+    """With ``create``, makes the file (mode 0600) and its directory (0700).
 
     ``busy_timeout`` is in seconds. The file is not created again when it disappears later: that
     is a failure to report, not an empty database to go on with.
@@ -37,7 +37,8 @@ def sqlite_engine(url: URL, busy_timeout: float) -> Engine:
         ConfigurationError: the URL is not one of a file, or the file cannot be created.
     """
     path = _database_path(url)
-    _create(path)
+    if create:
+        _create(path)
 
     def connect() -> sqlite3.Connection:
         return _connect(path, busy_timeout)
