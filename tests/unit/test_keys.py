@@ -17,8 +17,8 @@ from kmsjwks.domain.keys import (
     check_keyset_name,
     check_transition,
     is_published,
-    may_sign,
 )
+from kmsjwks.domain.rotation import signing_key
 
 NOW = 1_900_000_000
 KEY = Key(
@@ -85,15 +85,16 @@ def test_a_hold_stops_every_transition_but_to_compromised(old: str, new: str) ->
 
 @pytest.mark.parametrize("state", KeyState, ids=lambda s: s.value)
 def test_only_active_keys_sign(state: KeyState) -> None:
-    assert may_sign(_key(state), NOW) is (state is KeyState.ACTIVE)
-    assert may_sign(_key(state, activate_at=NOW - 1), NOW) is (state is KeyState.ACTIVE)
+    key = _key(state)
+    assert signing_key([key], NOW) is (key if state is KeyState.ACTIVE else None)
 
 
-@pytest.mark.parametrize(
-    ("activate_at", "signs"), [(None, True), (NOW - 1, True), (NOW, True), (NOW + 1, False)]
-)
-def test_an_active_key_signs_from_its_activation_time(activate_at: int | None, signs: bool) -> None:
-    assert may_sign(_key(KeyState.ACTIVE, activate_at=activate_at), NOW) is signs
+@pytest.mark.parametrize("activate_at", [None, NOW - 1, NOW, NOW + 1])
+def test_a_key_recorded_as_active_signs_whatever_the_local_clock_says(
+    activate_at: int | None,
+) -> None:
+    key = _key(KeyState.ACTIVE, activate_at=activate_at)
+    assert signing_key([key], NOW) is key
 
 
 @pytest.mark.parametrize("state", [KeyState.PRE_ACTIVATION, KeyState.ACTIVE])
@@ -137,7 +138,13 @@ def test_compromised_and_destroyed_keys_are_never_published(state: KeyState) -> 
 def test_what_signs_is_published() -> None:
     for state, activate_at in product(KeyState, (None, NOW - 1, NOW, NOW + 1)):
         key = _key(state, published_at=NOW - 9, activate_at=activate_at)
-        assert is_published(key, NOW) or not may_sign(key, NOW)
+        assert is_published(key, NOW) or signing_key([key], NOW) is None
+
+
+def test_a_hold_stops_the_withdrawal() -> None:
+    key = _key(KeyState.DEACTIVATED, published_at=NOW - 9, withdraw_at=NOW - 1)
+    assert not is_published(key, NOW)
+    assert is_published(replace(key, hold=True), NOW)
 
 
 @pytest.mark.parametrize("name", ["a", "0", "demo", "a.b_c-d", "x" * 63, "0-", "a..b"])
