@@ -36,7 +36,7 @@ def run_apart(function: Callable[..., None], *arguments: object, timeout: float 
 class Herd:
     """Forked children of this process that start at the same instant.
 
-    The parent must have neither threads nor a loaded module: run it with ``run_apart``.
+    The parent must have no thread at work in native code: run it with ``run_apart``.
     """
 
     def __init__(self, count: int, function: Callable[[int], None]) -> None:

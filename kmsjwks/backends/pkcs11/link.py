@@ -157,12 +157,18 @@ class Link:
         """Answer for threads that the module holds beyond their deadline."""
         soon = now() + _TICK
         # A list: every stuck thread is answered for.
-        if any([pooled.poison(soon, self._hooks.on_stall) for pooled in connection.pool]):
+        if any([pooled.poison(soon, self._report) for pooled in connection.pool]):
             with self._changed:
                 connection.usable = False
                 if self._stalled_since is None:
                     self._stalled_since = now()
                 self._set_down("The PKCS#11 module does not answer.")
+
+    def _report(self, thread: int) -> None:
+        try:
+            self._hooks.on_stall(thread)
+        except Exception:  # a hook's; the connection is given up all the same
+            _log.exception("A request that is stuck in the PKCS#11 module was not answered.")
 
     def _mend(self, connection: Connection | None) -> None:
         if connection is not None and connection.in_flight():
