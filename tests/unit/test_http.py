@@ -11,7 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from kmsjwks.bootstrap import Service, build
+from kmsjwks.bootstrap import Service, build, prepare_database
 from kmsjwks.config import load
 from kmsjwks.domain.algorithms import find_algorithm
 from kmsjwks.domain.errors import (
@@ -23,10 +23,12 @@ from kmsjwks.domain.errors import (
     UnsupportedAlgorithm,
 )
 from kmsjwks.domain.ports import BackendKey
+from kmsjwks.domain.timing import RotationSchedule
 from kmsjwks.domain.tokens import TokenRules
 from kmsjwks.http.app import create_app
 from kmsjwks.http.request_ids import REQUEST_ID
 from kmsjwks.http.wsgi import InFlight, wsgi_callback
+from kmsjwks.services.lifecycle import Actor, KeysetSpec
 from tests.support.wiring import LastingBackend, install_backend_type, write_config
 
 SIGN = "/v1/keysets/demo/sign/jwt"
@@ -62,13 +64,16 @@ def backend() -> BlockingBackend:
 @pytest.fixture
 def service(backend: BlockingBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Service:
     install_backend_type(monkeypatch, backend)
-    return build(load(write_config(tmp_path, CLIENT), environ={}), {})
+    settings = load(write_config(tmp_path, CLIENT), environ={})
+    prepare_database(settings)
+    return build(settings, {})
 
 
 @pytest.fixture
 def client(service: Service) -> FlaskClient:
     rules = TokenRules(issuer="http://127.0.0.1:8080")
-    service.keysets.create("demo", find_algorithm("ES256"), "fake", rules)
+    spec = KeysetSpec("demo", find_algorithm("ES256"), "fake", rules, RotationSchedule())
+    service.keysets.create(spec, Actor("test"))
     return create_app(service).test_client()
 
 

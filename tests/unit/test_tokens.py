@@ -221,7 +221,9 @@ def test_required_claims() -> None:
     rules = replace(RULES, required=("sub", "tenant"))
     _rejected("sub", {"tenant": 1}, rules)
     _rejected("tenant", {"sub": "me"}, rules)
-    assert _build({"sub": "me", "tenant": None}, rules).claims["tenant"] is None
+    for empty in (None, "", [], {}):
+        _rejected("tenant", {"sub": "me", "tenant": empty}, rules)
+    assert _build({"sub": "me", "tenant": 0}, rules).claims["tenant"] == 0
 
 
 def test_stamped_claims_count_as_present() -> None:
