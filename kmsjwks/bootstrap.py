@@ -16,7 +16,7 @@ from typing import Any
 
 from kmsjwks.config import BackendSettings, Settings
 from kmsjwks.domain.access import Principal
-from kmsjwks.domain.errors import ConfigurationError, StoreUnavailable
+from kmsjwks.domain.errors import ConfigurationError, InvalidRequest, StoreUnavailable
 from kmsjwks.domain.ports import (
     BackendContext,
     BackendFactory,
@@ -26,7 +26,9 @@ from kmsjwks.domain.ports import (
     ServerHooks,
 )
 from kmsjwks.domain.timing import InstallationTiming
+from kmsjwks.publishing.targets import target_for
 from kmsjwks.publishing.visibility import PublicJwks
+from kmsjwks.services.exporting import Exporter, ExportTiming, ScheduledExport
 from kmsjwks.services.faultpoints import FaultPoints
 from kmsjwks.services.keymaking import KeyMaker
 from kmsjwks.services.leases import LeaseKeeper
@@ -63,11 +65,14 @@ class Service:
     planner: Planner
     signing: SigningService
     principals: Mapping[str, Principal]  # by lower-case hex SHA-256 of the bearer token
+    export: ScheduledExport | None = None
 
     def close(self) -> None:
         """Give up leases and close devices; a database that is down keeps nobody from leaving."""
+        if self.export is not None:
+            self.export.close()
         with suppress(StoreUnavailable):
-            self.snapshots.leases.close()
+            self.snapshots.close()
         for backend in self.backends.values():
             backend.close()
 
@@ -104,6 +109,7 @@ def build(
     timing = timing_of(settings)
     faults = faults or FaultPoints()
     published = LastGoodDocuments(settings.state.directory / "documents.json")
+    export = scheduled_export(settings, clock)
     maker = KeyMaker(store, backends, clock, faults)
     snapshots = SnapshotKeeper(
         take=lambda now: take_snapshot(store, backends, max_age=settings.jwks.max_age, now=now),
@@ -113,7 +119,7 @@ def build(
         refreshing=Refreshing(
             settings.snapshot.refresh_interval,
             timing.grace,
-            after=partial(_after_refresh, published, DocumentWarnings()) if hooks else _nothing,
+            after=_after_refresh(published, DocumentWarnings(), export) if hooks else _nothing,
             last_good=published.load,
         ),
     )
@@ -130,20 +136,52 @@ def build(
         planner=Planner(store, backends, maker, clock, PlannerOptions(timing, gate, faults)),
         signing=SigningService(snapshots, audit, clock, new_jti),
         principals=principals(settings),
+        export=export,
     )
 
 
 def _after_refresh(
-    published: LastGoodDocuments, warnings: DocumentWarnings, snapshot: Snapshot
-) -> None:
-    if not snapshot.documents:
-        return  # nothing is published, which is no reason to forget what was
-    published.save(snapshot.documents, revision=snapshot.revision, taken_at=snapshot.taken_at)
-    warnings.after_refresh(snapshot.documents)
+    published: LastGoodDocuments, warnings: DocumentWarnings, export: ScheduledExport | None
+) -> Callable[[Snapshot], None]:
+    def after(snapshot: Snapshot) -> None:
+        if not snapshot.documents:
+            return  # nothing is published, which is no reason to forget what was
+        published.save(snapshot.documents, revision=snapshot.revision, taken_at=snapshot.taken_at)
+        warnings.after_refresh(snapshot.documents)
+        if export is not None:
+            export.after_refresh(snapshot.documents)
+
+    return after
 
 
 def _nothing(_: Snapshot) -> None:
     """A command line publishes nothing."""
+
+
+def scheduled_export(settings: Settings, clock: Clock) -> ScheduledExport | None:
+    """Every worker publishes; each compares first, so that only one writes.
+
+    Raises:
+        ConfigurationError: a target is none.
+    """
+    targets, problems = [], []
+    for uri in settings.publication.targets:
+        try:
+            targets.append(
+                target_for(
+                    uri,
+                    endpoint=settings.publication.s3_endpoint,
+                    base=settings.base_directory,
+                )
+            )
+        except InvalidRequest as error:
+            problems.append(f"publication.targets: {error}")
+    if problems:
+        raise ConfigurationError(problems)
+    if not targets:
+        return None
+    fresh_for = max(ExportTiming().fresh_for, 3 * settings.snapshot.refresh_interval)
+    return ScheduledExport(Exporter(targets), clock, ExportTiming(fresh_for=fresh_for))
 
 
 def timing_of(settings: Settings) -> InstallationTiming:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import click
 
+from kmsjwks.bootstrap import Service
 from kmsjwks.cli.keysets import summary_of_key
 from kmsjwks.cli.output import emit
 from kmsjwks.cli.session import Session, exits
+from kmsjwks.domain.documents import JWKS_NAME, Document
 from kmsjwks.domain.errors import BackendError, KeyNotKnown, NotFound
 from kmsjwks.domain.jwk import public_jwk
 from kmsjwks.domain.ports import KeyBackend
+from kmsjwks.publishing.files import FileTarget
+from kmsjwks.publishing.targets import target_for
+from kmsjwks.services.exporting import Exporter
 from kmsjwks.services.publication import issuer_path
 
 
@@ -83,9 +89,68 @@ def jwks() -> None:
 def get(session: Session, issuer: str | None) -> None:
     """Print the JWKS of an issuer, byte for byte as it is served."""
     with session.service() as service:
-        wanted = issuer or service.settings.server.base_url
-        path = f"{issuer_path(wanted)}/.well-known/jwks.json"
-        document = service.snapshots.current().documents.get(path)
-        if document is None:
-            raise NotFound(f"No keyset has the issuer {wanted}.")
-        click.echo(document.body.decode())
+        documents = service.snapshots.current().documents
+        path = _path_of(documents, issuer or service.settings.server.base_url)
+        click.echo(documents[path].body.decode())
+
+
+@jwks.command()
+@click.option(
+    "--to",
+    required=True,
+    metavar="FILE|DIR/|s3://BUCKET/PREFIX",
+    help="A file takes one JWKS; a directory (ending in '/') or a bucket takes all documents.",
+)
+@click.option("--issuer", help="Only this issuer's. Default: all, and the base URL's in a file.")
+@click.pass_obj
+@exits
+def export(session: Session, to: str, issuer: str | None) -> None:
+    """Publish documents to a file, a directory or a bucket; atomic, and only what changed."""
+    with session.service() as service:
+        written = _export(service, to, issuer)
+    for line in written:
+        click.echo(line)
+    if not written:
+        click.echo("Everything there is as it should be; nothing was written.", err=True)
+
+
+def _export(service: Service, to: str, issuer: str | None) -> list[str]:
+    wanted = issuer or service.settings.server.base_url
+    endpoint = service.settings.publication.s3_endpoint
+    target = target_for(
+        to, endpoint=endpoint, name=f"{issuer_path(wanted)}/{JWKS_NAME}".lstrip("/")
+    )
+    documents = service.snapshots.current().documents
+    if issuer is not None or isinstance(target, FileTarget):
+        documents = _of_issuer(documents, wanted)
+    if not documents:
+        raise NotFound("There is no keyset yet, so there is nothing to publish.")
+    return Exporter([target]).export(documents)
+
+
+def _of_issuer(documents: Mapping[str, Document], issuer: str) -> dict[str, Document]:
+    """
+    Raises:
+        NotFound
+    """
+    jwks_path, path = _path_of(documents, issuer), issuer_path(issuer)
+    return {
+        name: documents[name]
+        for name in (
+            jwks_path,
+            f"{path}/.well-known/openid-configuration",
+            f"/.well-known/oauth-authorization-server{path}",
+        )
+        if name in documents
+    }
+
+
+def _path_of(documents: Mapping[str, Document], issuer: str) -> str:
+    """
+    Raises:
+        NotFound
+    """
+    path = f"{issuer_path(issuer)}/{JWKS_NAME}"
+    if path not in documents:
+        raise NotFound(f"No keyset has the issuer {issuer}.")
+    return path

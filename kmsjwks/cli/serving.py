@@ -33,7 +33,7 @@ def serve(session: Session, host: str | None, port: int | None, workers: int | N
     """Serve HTTP in the foreground until SIGTERM or SIGINT."""
     overrides = {"server.host": host, "server.port": port, "server.workers": workers}
     settings = session.settings(**overrides)
-    configure_logging(settings.logging)
+    configure_logging(settings.logging, unsafe=settings.rotation.development)
     environ = dict(os.environ)
     # Every mistake shows now and not in a worker; the database is migrated. No device is opened
     # and no thread started: workers are forked from here.
@@ -49,14 +49,24 @@ def serve(session: Session, host: str | None, port: int | None, workers: int | N
         settings.server.host,
         settings.server.port,
     )
+    if settings.rotation.development:
+        _log.warning("rotation.development is set: UNSAFE, verifiers may lose.")
     serve_http(settings, partial(_load, settings, environ))
     _log.info("kmsjwks has stopped.")
 
 
 def _load(settings: Settings, environ: dict[str, str], hooks: ServerHooks) -> Any:
     """In a worker process."""
-    configure_logging(settings.logging)
+    configure_logging(settings.logging, unsafe=settings.rotation.development)
     service = build(settings, environ, hooks)
+    scheduler = Scheduler(
+        service.planner, settings.rotation.tick_interval, service.snapshots.refresh
+    )
     start_warming(service)
-    Scheduler(service.planner, settings.rotation.tick_interval, service.snapshots.refresh).start()
-    return create_app(service).wsgi_app
+    scheduler.start()
+    if settings.metrics.port is None:
+        return create_app(service).wsgi_app
+    # prometheus-client decides at import where values are kept; only now that is known.
+    from kmsjwks.http.meters import metered_app  # noqa: PLC0415
+
+    return metered_app(service, scheduler).wsgi_app

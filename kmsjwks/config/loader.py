@@ -19,6 +19,8 @@ from kmsjwks.config.settings import (
     DatabaseSettings,
     JwksSettings,
     LoggingSettings,
+    MetricsSettings,
+    PublicationSettings,
     RotationSettings,
     ServerSettings,
     Settings,
@@ -113,6 +115,11 @@ def _settings(document: schema.Document, path: Path, base_directory: Path) -> Se
         jwks=JwksSettings(max_age=document.jwks.max_age),
         snapshot=SnapshotSettings(refresh_interval=document.snapshot.refresh_interval),
         rotation=RotationSettings(**document.rotation.model_dump()),
+        publication=PublicationSettings(
+            targets=tuple(document.publication.targets),
+            s3_endpoint=document.publication.s3_endpoint or None,
+        ),
+        metrics=MetricsSettings(document.metrics.host, document.metrics.port or None),
         logging=LoggingSettings(level=document.logging.level, format=document.logging.format),
         backends=MappingProxyType(
             {name: _backend(name, backend) for name, backend in document.backends.items()}
@@ -120,7 +127,10 @@ def _settings(document: schema.Document, path: Path, base_directory: Path) -> Se
         clients=clients,
         config_path=path,
         base_directory=base_directory,
-        warnings=tuple(_warnings(server, document.server.base_url is not None, clients)),
+        warnings=(
+            *_development(document.rotation),
+            *_warnings(server, document.server.base_url is not None, clients),
+        ),
     )
 
 
@@ -148,6 +158,14 @@ def _client(name: str, table: schema.Client) -> ClientSettings:
         for grant in table.grants
     )
     return ClientSettings(name=name, token_sha256=tuple(table.token_sha256), grants=grants)
+
+
+def _development(rotation: schema.Rotation) -> Iterator[str]:
+    if rotation.development:
+        yield (
+            "rotation.development is set, which is UNSAFE: the times that protect verifiers may "
+            "be shortened, so that they lose. Remove it wherever tokens matter."
+        )
 
 
 def _warnings(

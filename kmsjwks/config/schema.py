@@ -22,6 +22,9 @@ MaxAgeSeconds = Annotated[int, AfterValidator(values.between(1, 86400))]
 RefreshSeconds = Annotated[float, AfterValidator(values.between(0.1, 3600))]
 GraceSeconds = Annotated[int, AfterValidator(values.between(1, 86400))]
 SkewSeconds = Annotated[int, AfterValidator(values.between(0, 3600))]
+MetricsPort = Annotated[int, AfterValidator(values.between(0, 65535))]
+Target = Annotated[str, AfterValidator(values.publication_target)]
+S3Endpoint = Annotated[str, AfterValidator(values.s3_endpoint)]
 BaseUrl = Annotated[str, AfterValidator(values.base_url)]
 DatabaseUrl = Annotated[str, AfterValidator(values.database_url)]
 BackendType = Annotated[str, AfterValidator(values.backend_type)]
@@ -74,6 +77,16 @@ class Rotation(Table):
     development: bool = False
 
 
+class Publication(Table):
+    targets: list[Target] = Field(default_factory=list)
+    s3_endpoint: S3Endpoint = ""
+
+
+class Metrics(Table):
+    host: Annotated[str, AfterValidator(values.host)] = "127.0.0.1"
+    port: MetricsPort = 0
+
+
 class Logging(Table):
     level: LogLevel = "info"
     format: LogFormat = "json"
@@ -114,6 +127,8 @@ class Document(Table):
     jwks: Jwks = Jwks()
     snapshot: Snapshot = Snapshot()
     rotation: Rotation = Rotation()
+    publication: Publication = Publication()
+    metrics: Metrics = Metrics()
     logging: Logging = Logging()
     backends: Annotated[dict[Name, Backend], AfterValidator(_some_backend)] = Field(
         default_factory=dict, validate_default=True

@@ -86,6 +86,25 @@ class RotationSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PublicationSettings:
+    """Where documents are published beside the endpoint: files, directories, ``s3://`` URIs.
+
+    ``s3_endpoint`` is the URL of another S3 than AWS's, None for AWS.
+    """
+
+    targets: tuple[str, ...]
+    s3_endpoint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """The listener of the metrics; ``port`` is None where there is none."""
+
+    host: str
+    port: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class LoggingSettings:
     level: LogLevel
     format: LogFormat
@@ -131,6 +150,8 @@ class Settings:
     jwks: JwksSettings
     snapshot: SnapshotSettings
     rotation: RotationSettings
+    publication: PublicationSettings
+    metrics: MetricsSettings
     logging: LoggingSettings
     backends: Mapping[str, BackendSettings]
     clients: tuple[ClientSettings, ...]

@@ -17,6 +17,7 @@ _BACKEND_TYPE = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 _KEYSET_PATTERN = re.compile(r"[a-z0-9._*?\[\]!-]+")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _VISIBLE_ASCII = re.compile(r"[!-~]+")
 _SQLITE_URL = re.compile(
     r"(?P<scheme>sqlite(?:\+pysqlite)?)://(?P<path>[^?]*)(?P<query>\?.*)?", re.S
@@ -152,6 +153,28 @@ def directory(value: str) -> str:
         raise ValueError("must be the path of a directory")
     if value.startswith("~"):
         raise ValueError("must be written in full: ~ is not expanded")
+    return value
+
+
+def publication_target(value: str) -> str:
+    """A path, ``file:///path`` or ``s3://bucket[/prefix]``; what is behind it is not looked at."""
+    scheme = _SCHEME.match(value)
+    if not value.strip() or "\0" in value or value.startswith("~"):
+        raise ValueError("must be a file, a directory ending in '/', or s3://bucket/prefix")
+    if scheme is not None and scheme[1].lower() not in ("file", "s3"):
+        raise ValueError("must be a path, file:///path or s3://bucket/prefix; no other scheme")
+    return value
+
+
+def s3_endpoint(value: str) -> str:
+    """The origin of another S3 than AWS's; empty for AWS."""
+    if not value:
+        return value
+    parts = _split_url(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL that starts with https:// (or http://) and names a host")
+    if "@" in parts.netloc or parts.path not in ("", "/") or "?" in value or "#" in value:
+        raise ValueError("must have neither user name nor path, query or fragment")
     return value
 
 

@@ -9,7 +9,7 @@ from kmsjwks.domain.errors import NotFound
 from kmsjwks.http import health, keysets, lifecycle, problems, publication
 from kmsjwks.http.authentication import BearerTokens
 from kmsjwks.http.context import HttpContext
-from kmsjwks.http.request_ids import common_headers, take_request_id
+from kmsjwks.http.request_ids import UNSAFE, common_headers, take_request_id
 
 
 def create_app(service: Service) -> Flask:
@@ -22,6 +22,8 @@ def create_app(service: Service) -> Flask:
     problems.register(app)
     app.before_request(_take_request_id)
     app.after_request(_finish)
+    if service.timing.development:
+        app.after_request(_mark_unsafe)
     app.register_blueprint(health.blueprint(context))
     app.register_blueprint(keysets.blueprint(context))
     app.register_blueprint(lifecycle.blueprint(context))
@@ -34,6 +36,11 @@ def _take_request_id() -> None:
     # Werkzeug would strip the slashes, so that a proxy and we read different paths.
     if request.environ["PATH_INFO"].startswith("//"):
         raise NotFound("There is nothing at this address.")
+
+
+def _mark_unsafe(response: Response) -> Response:
+    response.headers.extend(UNSAFE)
+    return response
 
 
 def _finish(response: Response) -> Response:

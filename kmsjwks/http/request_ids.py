@@ -18,6 +18,10 @@ def take_request_id(request: Request) -> str:
     return chosen
 
 
+UNSAFE = {"X-Kmsjwks-Unsafe": "rotation.development"}
+"""Beside the common headers wherever the floors that protect verifiers do not hold."""
+
+
 def common_headers(request_id: str) -> dict[str, str]:
     """On every response; a ``Cache-Control`` of the response's own goes before this one."""
     return {

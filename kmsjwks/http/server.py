@@ -33,6 +33,9 @@ from kmsjwks.bootstrap import Service
 from kmsjwks.config import Settings
 from kmsjwks.domain.errors import KmsJwksError
 from kmsjwks.domain.ports import ServerHooks
+from kmsjwks.http import metrics
+from kmsjwks.http.metrics import MetricsServer
+from kmsjwks.http.request_ids import UNSAFE
 from kmsjwks.http.wsgi import InFlight, Reply, WsgiApp, wsgi_callback
 
 _RESERVED_THREADS = 16  # beyond max_concurrency: for JWKS, metadata and health
@@ -61,6 +64,18 @@ class AddressUnusable(KmsJwksError):
 class Server(granian_mp.MPServer):
     """Granian with workers that always come back: its own guard against crash loops would end
     the whole service when a worker is killed twice within seconds."""
+
+    metrics: MetricsServer | None = None
+
+    def startup(self, spawn_target: Any, target_loader: Any) -> None:
+        super().startup(spawn_target, target_loader)
+        if self.metrics is not None:
+            self.metrics.start()
+
+    def shutdown(self, exit_code: int = 0) -> None:
+        if self.metrics is not None:
+            self.metrics.stop()
+        super().shutdown(exit_code)
 
     def _respawn_workers(
         self, workers: Any, spawn_target: Any, target_loader: Any, delay: float = 0
@@ -93,13 +108,14 @@ def _use_ours(serve: Any, _scope_options: Any, _access_log: Any) -> Any:
     return serve
 
 
-def _load_worker(load: LoadApp, state: Path) -> Callable[[Reply, dict[str, Any]], None]:
-    in_flight = InFlight()
+def _load_worker(load: LoadApp, settings: Settings) -> Callable[[Reply, dict[str, Any]], None]:
+    in_flight = InFlight(UNSAFE if settings.rotation.development else {})
     threading.Thread(
         target=_watch_senders, args=(in_flight,), name="kmsjwks-senders", daemon=True
     ).start()
     hooks = ServerHooks(
-        on_stall=in_flight.answer_for, replace_process=partial(replace_worker, state)
+        on_stall=in_flight.answer_for,
+        replace_process=partial(replace_worker, settings.state.directory),
     )
     return wsgi_callback(load(hooks), in_flight)
 
@@ -145,7 +161,7 @@ def replace_worker(state: Path) -> None:
     os._exit(_EXIT_REPLACE)
 
 
-def refuse_taken_address(host: str, port: int) -> None:
+def refuse_taken_address(host: str, port: int, how: str = "--host and --port") -> None:
     """Workers share the port with SO_REUSEPORT, so two services would share it unnoticed.
 
     Raises:
@@ -160,8 +176,21 @@ def refuse_taken_address(host: str, port: int) -> None:
     except OSError as error:
         raise AddressUnusable(
             f"Cannot listen on {host}:{port}: {error.strerror}. "
-            "Stop what uses it, or choose another with --host and --port."
+            f"Stop what uses it, or choose another with {how}."
         ) from error
+
+
+def _metrics_server(settings: Settings) -> MetricsServer | None:
+    """
+    Raises:
+        AddressUnusable
+    """
+    host, port = settings.metrics.host, settings.metrics.port
+    if port is None:
+        return None
+    refuse_taken_address(host, port, "[metrics] host and port")
+    metrics.prepare(settings)
+    return MetricsServer(host, port, _end_with_the_service)
 
 
 def serve(settings: Settings, load: LoadApp) -> None:
@@ -172,10 +201,11 @@ def serve(settings: Settings, load: LoadApp) -> None:
     """
     server = settings.server
     refuse_taken_address(server.host, server.port)
+    metrics_server = _metrics_server(settings)
     # Forked workers share this process's settings; nothing here has threads or an open device.
     multiprocessing.set_start_method("fork", force=True)
     settings.state.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    Server(
+    granian = Server(
         target="kmsjwks",
         address=server.host,
         port=server.port,
@@ -187,8 +217,10 @@ def serve(settings: Settings, load: LoadApp) -> None:
         workers_kill_timeout=max(1, round(server.shutdown_timeout)),
         log_level=LogLevels.error,
         log_dictconfig=_OWN_LOGGING,
-    ).serve(
+    )
+    granian.metrics = metrics_server
+    granian.serve(
         spawn_target=_spawn_worker,
-        target_loader=partial(_load_worker, load, settings.state.directory),
+        target_loader=partial(_load_worker, load, settings),
         wrap_loader=False,
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from kmsjwks.domain.errors import BackendUnavailable
@@ -14,6 +15,7 @@ from kmsjwks.http.problems import MEDIA_TYPE, problem_body, problem_of
 from kmsjwks.http.request_ids import REQUEST_ID, common_headers
 
 _log = logging.getLogger(__name__)
+_NONE: Mapping[str, str] = MappingProxyType({})
 _BODY_PATIENCE = 10.0  # seconds for a body to arrive
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Any]
@@ -30,7 +32,9 @@ class Reply(Protocol):
 class InFlight:
     """Which thread is serving which response. One dict operation a request; the GIL is the lock."""
 
-    def __init__(self) -> None:
+    def __init__(self, headers: Mapping[str, str] = _NONE) -> None:
+        """``headers`` are on every answer given in a request's place."""
+        self._headers = headers
         self._replies: dict[int, tuple[Reply, dict[str, Any]]] = {}
 
     def begin(self, reply: Reply, environ: dict[str, Any]) -> int:
@@ -51,7 +55,7 @@ class InFlight:
             request_id = str(environ.get(REQUEST_ID, ""))
             body, status, headers = problem_of(stuck, request_id)
             _log.error("request %s: %s: %s", request_id, stuck.code, stuck)
-            headers |= common_headers(request_id)
+            headers |= {**common_headers(request_id), **self._headers}
             reply.response_bytes(status, list(headers.items()), body)
 
     def answer_stalled_senders(self) -> None:
@@ -69,7 +73,11 @@ class InFlight:
                     f"The body did not arrive within {_BODY_PATIENCE:.0f} seconds.",
                     request_id=request_id,
                 )
-                headers = common_headers(request_id) | {"Content-Type": MEDIA_TYPE}
+                headers = {
+                    **common_headers(request_id),
+                    **self._headers,
+                    "Content-Type": MEDIA_TYPE,
+                }
                 reply.response_bytes(408, [*headers.items(), ("Connection", "close")], body)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kmsjwks.domain.errors import (
     BackendProtocolError,
@@ -29,6 +29,11 @@ class MadeKey:
     key: Key
     request_id: str
 
+    def active(self) -> Key:
+        """It where nothing else signs: from its publication on."""
+        times = replace(self.key.times, activate_at=self.key.times.published_at)
+        return replace(self.key, state=KeyState.ACTIVE, times=times)
+
 
 class KeyMaker:
     """Call it while holding the planner's lock: then an open creation is nobody else's."""
@@ -40,7 +45,7 @@ class KeyMaker:
         clock: Clock,
         faults: FaultPoints,
     ) -> None:
-        self._store, self._backends, self._clock, self._faults = store, backends, clock, faults
+        self._store, self._backends, self._clock, self.faults = store, backends, clock, faults
 
     def make(self, keyset: Keyset, *, not_these: frozenset[str] = frozenset()) -> MadeKey:
         """Intent first, then the key, proved by a signature. A creation that a crash left open
@@ -53,9 +58,9 @@ class KeyMaker:
         request_id = self._open_creation(keyset, not_these)
         now = int(self._clock.now())
         self._store.begin_creation(request_id, keyset.name, keyset.backend, keyset.algorithm, now)
-        self._faults.reach("key.intended")
+        self.faults.reach("key.intended")
         made = backend.create_key(keyset.algorithm, request_id=request_id)
-        self._faults.reach("key.created")
+        self.faults.reach("key.created")
         try:
             _prove(backend, made)
         except BackendProtocolError:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from kmsjwks.domain.errors import Conflict, StoreUnavailable
 from kmsjwks.domain.ports import KeyStore
 
 _SETTLE_AFTER = 30  # seconds after its last use: longer than any call into a backend may take
@@ -18,6 +19,7 @@ _SETTLE_AFTER = 30  # seconds after its last use: longer than any call into a ba
 
 @dataclass(slots=True)
 class _Held:
+    holder: str
     reserved: int = 0
     signed: int = 0
     last_wanted: int = 0
@@ -31,11 +33,23 @@ class LeaseKeeper:
         self._store, self._holder, self._grace = store, holder, grace
         self._lock = threading.Lock()
         self._held: dict[str, _Held] = {}
+        self._successors = 0
+        self._closed = False
 
     def signed(self, kid: str, exp: int) -> None:
-        """Remember a token before it is released. ``exp`` in seconds."""
+        """Remember a token before it is released. ``exp`` in seconds.
+
+        Raises:
+            StoreUnavailable: it is beyond what was reserved; do not release it.
+        """
         with self._lock:
-            held = self._held.setdefault(kid, _Held())
+            held = self._held.get(kid)
+            if held is None or exp > held.reserved:
+                raise StoreUnavailable(
+                    "The database does not know that this process signs with this key for so "
+                    "long. Try again.",
+                    retry_after=1,
+                )
             held.signed = max(held.signed, exp)
 
     def reserve(self, lifetimes: Mapping[str, int], now: int) -> None:
@@ -47,13 +61,15 @@ class LeaseKeeper:
         """
         for kid, lifetime in lifetimes.items():
             with self._lock:
-                held = self._held.setdefault(kid, _Held())
+                if self._closed:
+                    return
+                held = self._held.setdefault(kid, _Held(self._holder))
                 held.last_wanted = now
-                low = held.reserved < now + self._grace // 2 + lifetime
-            if low:
-                reserved = now + self._grace + lifetime
-                self._store.extend_lease(kid, self._holder, reserved)
-                held.reserved = max(held.reserved, reserved)
+            # From this look at the database on, this process may sign for its grace.
+            needed = now + self._grace + lifetime
+            if held.reserved < needed:
+                # More than that, so that not every look has to write.
+                self._extend(kid, held, needed + self._grace // 2)
 
     def settle(self, now: int) -> None:
         """Finish the leases of keys that this process has left behind.
@@ -74,11 +90,34 @@ class LeaseKeeper:
             StoreUnavailable
         """
         with self._lock:
+            self._closed = True
             everything = list(self._held)
         self._finish(everything)
 
+    def _extend(self, kid: str, held: _Held, reserved: int) -> None:
+        try:
+            self._store.extend_lease(kid, held.holder, reserved)
+        except Conflict:
+            # A key that comes back, after a hold for one: what is final stays so.
+            held.holder = self._successor()
+            self._store.extend_lease(kid, held.holder, reserved)
+        with self._lock:
+            held.reserved = max(held.reserved, reserved)
+
+    def _successor(self) -> str:
+        self._successors += 1
+        return f"{self._holder}.{self._successors}"
+
     def _finish(self, kids: Iterable[str]) -> None:
         for kid in kids:
-            with self._lock:
-                held = self._held.pop(kid)
-            self._store.finish_lease(kid, self._holder, held.signed)
+            with self._lock:  # first, so that nothing is signed on a lease that is final
+                held = self._held.pop(kid, None)
+            if held is None:
+                continue
+            try:
+                self._store.finish_lease(kid, held.holder, held.signed)
+            except StoreUnavailable:
+                with self._lock:
+                    held.reserved = held.signed  # whether it is final is not known
+                    self._held.setdefault(kid, held)
+                raise

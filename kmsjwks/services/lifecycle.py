@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from kmsjwks.domain import interventions, rotation
 from kmsjwks.domain.algorithms import Algorithm
 from kmsjwks.domain.errors import (
+    BackendError,
     Conflict,
     InvalidRequest,
     KeyNotKnown,
@@ -30,6 +32,7 @@ from kmsjwks.services.issuers import check_issuer
 from kmsjwks.services.keymaking import KeyMaker, MadeKey
 from kmsjwks.services.publication import issuer_path
 
+_log = logging.getLogger(__name__)
 _LOCK_PATIENCE = 20.0  # seconds to wait for another process's turn
 
 
@@ -60,6 +63,7 @@ class _Acts:
     says: list[str]
     changes: list[Change]
     event: str
+    kid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,13 +179,9 @@ class KeysetService:
         return keyset
 
     def _add(self, keyset: Keyset, first: MadeKey, spare: MadeKey, actor: Actor) -> None:
-        now = keyset.created_at
-        active = replace(
-            first.key,
-            state=KeyState.ACTIVE,
-            times=replace(first.key.times, activate_at=now),
-        )
+        active, now = first.active(), int(self._clock.now())
         event = LifecycleEvent(now, actor.name, keyset.name, active.kid, "keyset-created", "")
+        self._maker.faults.reach("keyset-created.before")
         self._store.add_keyset(
             keyset,
             active,
@@ -189,6 +189,7 @@ class KeysetService:
             event=event,
             spare=(spare.key, spare.request_id),
         )
+        self._maker.faults.reach("keyset-created.recorded")
 
 
 class KeyService:
@@ -213,8 +214,9 @@ class KeyService:
         Raises:
             KeysetNotFound
             TransitionRefused: a hold is in the way.
+            BackendError: there is no spare, and none can be made.
         """
-        return self._carry_out(keyset, actor, self._rotate)
+        return self._carry_out(keyset, actor, lambda found, keys: self._rotate(found, keys, actor))
 
     def deactivate(self, kid: str, actor: Actor) -> Proposal:
         """Stop signing with the active key: its spare takes over as in ``rotate``.
@@ -222,31 +224,41 @@ class KeyService:
         Raises:
             KeyNotKnown
             TransitionRefused: it is not the active key, or a hold is in the way.
+            BackendError: there is no spare, and none can be made.
         """
-        key = self._key(kid)
-        check_transition(key, KeyState.DEACTIVATED)
-        return self._carry_out(key.keyset, actor, self._rotate)
+
+        def propose(keyset: Keyset, keys: list[Key]) -> _Acts:
+            check_transition(_one(keys, kid), KeyState.DEACTIVATED)
+            return self._rotate(keyset, keys, actor)
+
+        return self._carry_out(self._key(kid).keyset, actor, propose)
 
     def compromise(self, kid: str, actor: Actor) -> Proposal:
-        """The key leaves the JWKS at once; where it signed, the spare takes over at once.
+        """The key leaves the JWKS at once; where it signed, the spare takes over at once. A
+        backend that is down does not stand in the way.
 
         Raises:
             KeyNotKnown, TransitionRefused.
         """
-        key = self._key(kid)
-        check_transition(key, KeyState.COMPROMISED)
         return self._carry_out(
-            key.keyset, actor, lambda keyset, keys: self._compromise(keyset, keys, kid)
+            self._key(kid).keyset,
+            actor,
+            lambda keyset, keys: self._compromise(keyset, keys, kid, actor),
         )
 
     def hold(self, kid: str, actor: Actor) -> Proposal:
-        """Stop every transition of the key but to compromised.
+        """Stop every transition of the key but to compromised. When this returns, none is under
+        way.
 
         Raises:
             KeyNotKnown
         """
-        key = self._key(kid)
-        return self._change(key, replace(key, hold=True), "held", f"Key {kid} is on hold.", actor)
+
+        def propose(_: Keyset, keys: list[Key]) -> _Acts:
+            key = _one(keys, kid)
+            return _acts(key, replace(key, hold=True), "held", f"Key {kid} is on hold.")
+
+        return self._carry_out(self._key(kid).keyset, actor, propose)
 
     def release(self, kid: str, actor: Actor) -> Proposal:
         """End a hold. Dates that passed meanwhile are set anew.
@@ -254,39 +266,26 @@ class KeyService:
         Raises:
             KeyNotKnown
         """
-        name = self._key(kid).keyset
 
         def propose(keyset: Keyset, keys: list[Key]) -> _Acts:
             now = int(self._clock.now())
             pairs = interventions.released(keyset, keys, kid, self._timing, now)
             changes = [Change(before, after) for before, after in pairs]
-            return _Acts([f"Key {kid} is released."], changes, "released")
+            return _Acts([f"Key {kid} is released."], changes, "released", kid)
 
-        return self._carry_out(name, actor, propose)
+        return self._carry_out(self._key(kid).keyset, actor, propose)
 
     def destroy(self, kid: str, actor: Actor) -> Proposal:
-        """Begin the waiting window at whose end the private half is destroyed.
+        """Begin the waiting window at whose end the private half is destroyed. Asked again, the
+        window stays as it is.
 
         Raises:
             KeyNotKnown
             TransitionRefused: a token that it signed may live, or its state or a hold forbids it.
         """
-        key = self._key(kid)
-        check_transition(key, KeyState.DESTROYED)
-        now = int(self._clock.now())
-        withdraw_at = key.times.withdraw_at
-        if key.state is KeyState.DEACTIVATED and (withdraw_at is None or now < withdraw_at):
-            raise TransitionRefused(
-                f"Tokens signed by {kid} may live until {moment(withdraw_at)}; destroy it after "
-                "that. If it is in wrong hands, use compromise."
-            )
-        keyset = _keyset(self._store, key.keyset)
-        after = interventions.destruction_begun(keyset, key, self._timing, now)
-        says = (
-            f"Key {kid} is destroyed at {moment(after.times.destroy_at)}; until then it can be "
-            "cancelled."
+        return self._carry_out(
+            self._key(kid).keyset, actor, lambda keyset, keys: self._destroy(keyset, keys, kid)
         )
-        return self._change(key, after, "destruction-begun", says, actor)
 
     def cancel_destroy(self, kid: str, actor: Actor) -> Proposal:
         """
@@ -294,36 +293,49 @@ class KeyService:
             KeyNotKnown
             TransitionRefused: no destruction is pending.
         """
-        key = self._key(kid)
-        if key.times.destroy_at is None or key.times.private_destroyed_at is not None:
-            raise TransitionRefused(f"No destruction of {kid} is pending.")
-        after = replace(key, times=replace(key.times, destroy_at=None))
-        return self._change(key, after, "destruction-cancelled", f"Key {kid} is kept.", actor)
+
+        def propose(_: Keyset, keys: list[Key]) -> _Acts:
+            key = _one(keys, kid)
+            if key.times.destroy_at is None or key.times.private_destroyed_at is not None:
+                raise TransitionRefused(f"No destruction of {kid} is pending.")
+            after = replace(key, times=replace(key.times, destroy_at=None))
+            return _acts(key, after, "destruction-cancelled", f"Key {kid} is kept.")
+
+        return self._carry_out(self._key(kid).keyset, actor, propose)
 
     def _carry_out(
         self, name: str, actor: Actor, propose: Callable[[Keyset, list[Key]], _Acts]
     ) -> Proposal:
-        """Under the planner's lock, with a spare made first where there is none."""
-        keyset = _keyset(self._store, name)
-        with planner_turn(self._store):
-            keys = list(self._store.keys(name))
-            if not rotation.spares(keys) and not actor.dry_run:
-                made = self._maker.make(keyset)
-                event = self._event(actor, keyset.name, made.key.kid, "spare-published")
-                self._store.apply([], event, added=[(made.key, made.request_id)])
-                keys = list(self._store.keys(name))
-            acts = propose(keyset, keys)
-            kid = acts.changes[-1].after.kid if acts.changes else None
-            event = self._event(actor, name, kid, acts.event)
+        """Under the planner's lock, so that no tick is in the middle of the opposite."""
+        with nullcontext() if actor.dry_run else planner_turn(self._store):
+            acts = propose(_keyset(self._store, name), list(self._store.keys(name)))
+            event = self._event(actor, name, acts.kid, acts.event)
             if acts.changes and not actor.dry_run:
+                self._maker.faults.reach(f"{acts.event}.before")
                 self._store.apply(acts.changes, event)
+                self._maker.faults.reach(f"{acts.event}.recorded")
         return Proposal(tuple(acts.says), tuple(acts.changes), event)
 
-    def _rotate(self, keyset: Keyset, keys: list[Key]) -> _Acts:
-        active = rotation.active_key(keys)
+    def _with_spare(self, keyset: Keyset, keys: list[Key], actor: Actor) -> list[Key]:
+        """The keys, with a spare made where there is none.
+
+        Raises:
+            BackendError
+        """
+        if rotation.spares(keys) or actor.dry_run:
+            return keys
+        made = self._maker.make(keyset)
+        event = self._event(actor, keyset.name, made.key.kid, "spare-published")
+        self._maker.faults.reach("spare.before")
+        self._store.apply([], event, added=[(made.key, made.request_id)])
+        self._maker.faults.reach("spare.recorded")
+        return list(self._store.keys(keyset.name))
+
+    def _rotate(self, keyset: Keyset, found: list[Key], actor: Actor) -> _Acts:
+        active = rotation.active_key(found)
         if active is not None and active.hold:
             raise TransitionRefused(f"The active key {active.kid} is on hold; release it first.")
-        spare = next(iter(rotation.spares(keys)), None)
+        spare = next(iter(rotation.spares(self._with_spare(keyset, found, actor))), None)
         if spare is None:
             says = "A spare is made first; it takes over when the propagation delay is over."
             return _Acts([says], [], "rotation-requested")
@@ -338,31 +350,52 @@ class KeyService:
             end = rotation.withdrawal(keyset, active, self._timing, at)
             says += f" Key {active.kid} stays published until {moment(end)} at the latest."
         after = replace(spare, times=replace(spare.times, activate_at=at))
-        changes = [Change(spare, after)] if after != spare else []
-        return _Acts([says], changes, "rotation-requested")
+        return _acts(spare, after, "rotation-requested", says)
 
-    def _compromise(self, keyset: Keyset, keys: list[Key], kid: str) -> _Acts:
-        key, now = next(one for one in keys if one.kid == kid), int(self._clock.now())
+    def _compromise(self, keyset: Keyset, found: list[Key], kid: str, actor: Actor) -> _Acts:
+        key = _one(found, kid)
+        check_transition(key, KeyState.COMPROMISED)
+        keys = found
+        if key.state is KeyState.ACTIVE:
+            try:
+                keys = self._with_spare(keyset, found, actor)
+            except BackendError as error:
+                _log.error("Keyset %s has no spare and none can be made: %s", keyset.name, error)
+        now = int(self._clock.now())
+        says = [*effects_of_compromise(keyset, key, self._timing, now)]
         times = replace(key.times, compromised_at=now)
         gone = replace(key, state=KeyState.COMPROMISED, hold=False, times=times)
-        says = [*effects_of_compromise(keyset, key, self._timing, now)]
         changes = [Change(key, gone)]
-        if key.state is not KeyState.ACTIVE:
-            return _Acts(says, changes, "compromised")
-        spare = rotation.replacement([one for one in keys if one is not key], now)
-        if spare is None:
-            return _Acts([*says, "A new key is made and signs at once."], changes, "compromised")
-        changes.append(_take_over(spare, now))
-        early = effect_of_early_takeover(keyset, spare, now)
-        says += [f"Key {spare.kid} signs from now on.", *([early] if early else [])]
-        return _Acts(says, changes, "compromised")
+        if key.state is KeyState.ACTIVE:
+            spare = rotation.replacement([one for one in keys if one.kid != kid], now)
+            if spare is None:
+                says.append("There is no spare: a new key is made and signs at once.")
+            else:
+                changes.append(_take_over(spare, now))
+                early = effect_of_early_takeover(keyset, spare, now)
+                says += [f"Key {spare.kid} signs from now on.", *([early] if early else [])]
+        return _Acts(says, changes, "compromised", kid)
 
-    def _change(self, before: Key, after: Key, what: str, says: str, actor: Actor) -> Proposal:
-        event = self._event(actor, before.keyset, before.kid, what)
-        changes = (Change(before, after),) if before != after else ()
-        if changes and not actor.dry_run:
-            self._store.apply(changes, event)
-        return Proposal((says,), changes, event)
+    def _destroy(self, keyset: Keyset, keys: list[Key], kid: str) -> _Acts:
+        key = _one(keys, kid)
+        check_transition(key, KeyState.DESTROYED)
+        if key.state is KeyState.COMPROMISED:
+            says = f"Key {kid} is compromised: it is destroyed as soon as its backend answers."
+            return _Acts([says], [], "destruction-begun", kid)
+        now = int(self._clock.now())
+        withdraw_at = key.times.withdraw_at
+        if key.state is KeyState.DEACTIVATED and (withdraw_at is None or now < withdraw_at):
+            raise TransitionRefused(
+                f"Tokens signed by {kid} may live until {moment(withdraw_at)}; destroy it after "
+                "that. If it is in wrong hands, use compromise."
+            )
+        begun = key.times.destroy_at is not None
+        after = key if begun else interventions.destruction_begun(keyset, key, self._timing, now)
+        says = (
+            f"Key {kid} is destroyed at {moment(after.times.destroy_at)}; until then it can be "
+            "cancelled."
+        )
+        return _acts(key, after, "destruction-begun", says)
 
     def _key(self, kid: str) -> Key:
         key = next((one for one in list(self._store.keys()) if one.kid == kid), None)
@@ -372,6 +405,16 @@ class KeyService:
 
     def _event(self, actor: Actor, keyset: str, kid: str | None, what: str) -> LifecycleEvent:
         return LifecycleEvent(int(self._clock.now()), actor.name, keyset, kid, what)
+
+
+def _acts(before: Key, after: Key, event: str, says: str) -> _Acts:
+    """One key changes, or none where it is so already."""
+    changes = [Change(before, after)] if before != after else []
+    return _Acts([says], changes, event, before.kid)
+
+
+def _one(keys: Sequence[Key], kid: str) -> Key:
+    return next(key for key in keys if key.kid == kid)
 
 
 def _take_over(spare: Key, now: int) -> Change:

@@ -85,7 +85,7 @@ class Planner:
                     # One keyset's trouble must not stop the others.
                     failed[keyset.name] = str(error)
                     _log.error("Keyset %s: %s", keyset.name, error)
-            done += reconcile(self._store, self._backends)
+            done += reconcile(self._store, self._backends, self._faults)
         return TickReport(tuple(done), failed)
 
     def _advance(self, keyset: Keyset) -> list[str]:
@@ -105,7 +105,7 @@ class Planner:
     def _do(self, keyset: Keyset, keys: Mapping[str, Key], step: rotation.Step) -> str:
         match step:
             case rotation.CreateSpare():
-                return self._create_spare(keyset)
+                return self._create_spare(keyset, list(keys.values()))
             case rotation.HandOver():
                 return self._hand_over(keyset, keys, step)
             case rotation.Destroy():
@@ -123,12 +123,18 @@ class Planner:
                 after = _with_times(key, destroy_at=step.destroy_at)
                 return self._write(keyset, key, after, "destruction-begun", step.why)
 
-    def _create_spare(self, keyset: Keyset) -> str:
+    def _create_spare(self, keyset: Keyset, keys: Sequence[Key]) -> str:
+        """Where nothing signs, it signs at once: as for a first key, waiting serves nobody."""
         made = self._maker.make(keyset)
-        event = self._event(keyset, made.key.kid, "spare-published", "")
-        self._store.apply([], event, added=[(made.key, made.request_id)])
+        signing = rotation.signing_key(keys, int(self._clock.now()))
+        key = made.key if signing is not None else made.active()
+        what = "spare-published" if signing is not None else "activated"
+        self._faults.reach("spare.before")
+        self._store.apply(
+            [], self._event(keyset, key.kid, what, ""), added=[(key, made.request_id)]
+        )
         self._faults.reach("spare.recorded")
-        return f"spare {made.key.kid} published"
+        return f"{'spare' if signing is not None else 'active key'} {key.kid} published"
 
     def _hand_over(self, keyset: Keyset, keys: Mapping[str, Key], step: rotation.HandOver) -> str:
         now = int(self._clock.now())
@@ -148,7 +154,8 @@ class Planner:
         return f"{new.kid} active, {step.old_kid} deactivated"
 
     def _destroy(self, keyset: Keyset, key: Key, why: str) -> str:
-        """Intent in the trail, then the backend, then the outcome; each can be repeated."""
+        """The backend, then the outcome; repeated where a crash came between. The intent is in the
+        trail since the window began, or since the compromise."""
         if key.state is not KeyState.COMPROMISED:
             check_transition(key, KeyState.DESTROYED)
         backend = self._backends.get(key.backend)
@@ -163,6 +170,7 @@ class Planner:
         return self._write(keyset, key, after, "destroyed", why)
 
     def _write(self, keyset: Keyset, before: Key, after: Key, event: str, why: str) -> str:
+        self._faults.reach(f"{event}.before")
         self._store.apply([Change(before, after)], self._event(keyset, before.kid, event, why))
         self._faults.reach(f"{event}.recorded")
         return f"{before.kid} {event} ({why})"
@@ -193,18 +201,16 @@ class Planner:
         now = int(self._clock.now())
         for key in self._store.keys(keyset.name):
             known = key.times.max_exp is not None or key.times.withdraw_at is None
-            if key.state is not KeyState.DEACTIVATED or known:
+            if key.state is not KeyState.DEACTIVATED or known or key.hold:
                 continue
-            final = final_max_exp(self._store.leases(key.kid))
-            settled_at = (
-                (key.times.deactivated_at or now) + self._timing.grace + self._timing.notice
-            )
-            if final is not None and now >= settled_at:
+            deactivated_at = key.times.deactivated_at or now
+            if now >= deactivated_at + self._timing.grace + self._timing.notice:
+                final = final_max_exp(self._store.leases(key.kid))
                 after = _with_times(key, max_exp=final)
                 self._write(keyset, key, after, "last-token-known", f"its exp is {final}")
 
 
-def final_max_exp(leases: Sequence[Lease]) -> int | None:
+def final_max_exp(leases: Sequence[Lease]) -> int:
     """The highest ``exp`` that was signed. A process that died without a word counts with what it
     had reserved; 0 where nothing was signed."""
     return max((lease.max_exp for lease in leases), default=0)

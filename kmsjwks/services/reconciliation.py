@@ -7,11 +7,14 @@ from collections.abc import Mapping
 
 from kmsjwks.domain.errors import BackendError
 from kmsjwks.domain.ports import KeyBackend, KeyStore
+from kmsjwks.services.faultpoints import FaultPoints
 
 _log = logging.getLogger(__name__)
 
 
-def reconcile(store: KeyStore, backends: Mapping[str, KeyBackend]) -> list[str]:
+def reconcile(
+    store: KeyStore, backends: Mapping[str, KeyBackend], faults: FaultPoints
+) -> list[str]:
     """Call it while holding the planner's lock, after every keyset has taken up what it needs:
     then an open creation belongs to nobody. Returns what was disposed of, in words.
 
@@ -19,7 +22,6 @@ def reconcile(store: KeyStore, backends: Mapping[str, KeyBackend]) -> list[str]:
         StoreUnavailable
     """
     done = []
-    known = {(key.backend, key.ref) for key in list(store.keys())}
     for request_id, keyset, name, algorithm, _ in store.open_intents():
         backend = backends.get(name)
         if backend is None:
@@ -28,11 +30,19 @@ def reconcile(store: KeyStore, backends: Mapping[str, KeyBackend]) -> list[str]:
             # Whether the crash came before or after the key was made is not known. Creation is
             # idempotent, so asking again gives the reference to destroy.
             made = backend.create_key(algorithm, request_id=request_id)
-            if (name, made.ref) not in known:
+            faults.reach("reconcile.created")
+            if not _is_known(store, name, made.ref):
                 backend.destroy_key(made.ref)
         except BackendError as error:
             _log.warning("An open key creation for %s is left for later: %s", keyset, error)
             continue
+        faults.reach("reconcile.disposed")
         store.abandon_creation(request_id)
         done.append(f"disposed of key {made.ref} in {name}, left over for {keyset}")
     return done
+
+
+def _is_known(store: KeyStore, backend: str, ref: str) -> bool:
+    """Asked last of all: should the lock have been lost with its connection, another process may
+    have finished this creation meanwhile."""
+    return any((key.backend, key.ref) == (backend, ref) for key in list(store.keys()))

@@ -153,6 +153,7 @@ class SnapshotKeeper:
         self._last_miss = -math.inf
         self._thread: threading.Thread | None = None
         self._failing = False
+        self._closed = False
 
     def documents(self) -> Mapping[str, Document]:
         """For verifiers: of the current snapshot, else the last that any process of this service
@@ -240,12 +241,26 @@ class SnapshotKeeper:
             return self._current
 
     def _start(self) -> None:
-        if self._thread is None:
+        if self._thread is None and not self._closed:
             self._thread = threading.Thread(target=self._keep, name="kmsjwks-snapshot", daemon=True)
             self._thread.start()
 
+    def close(self) -> None:
+        """Look no more, and give the leases up.
+
+        Raises:
+            StoreUnavailable: the leases could not be given up; they run out by themselves.
+        """
+        with self._changed:
+            self._closed = True
+            thread = self._thread
+        self._wanted.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_PATIENCE)
+        self.leases.close()
+
     def _keep(self) -> None:
-        while True:
+        while not self._closed:
             self._look()
             with self._changed:
                 self._rounds += 1

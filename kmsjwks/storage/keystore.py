@@ -160,7 +160,13 @@ class SqlKeyStore:
             found = connection.execute(query).mappings().all()
         return sorted(
             map(rows.key_from_row, found),
-            key=lambda key: (key.keyset, key.times.created_at, key.kid),
+            # Within a second, a key that signs before the spare that was made with it.
+            key=lambda key: (
+                key.keyset,
+                key.times.created_at,
+                key.times.activate_at is None,
+                key.kid,
+            ),
         )
 
     def revision(self) -> int:

@@ -55,7 +55,7 @@ def refused(result: Result, code: int, *words: str) -> None:
 def test_create_list_show(run: Run, demo: dict[str, Any]) -> None:
     assert demo["issuer"] == "http://127.0.0.1:8080"
     assert (demo["algorithm"], demo["max_lifetime"], demo["audiences"]) == ("ES256", "1h", ["*"])
-    assert [key["state"] for key in demo["keys"]] == ["active"]
+    assert [key["state"] for key in demo["keys"]] == ["active", "pre-activation"]
     assert made(run("-o", "json", "keysets", "show", "demo")) == demo
     listed = json.loads(run("-o", "json", "keysets", "list").stdout)
     assert [one["name"] for one in listed] == ["demo"]
@@ -98,7 +98,7 @@ def test_keysets_that_cannot_be(
     assert [one["name"] for one in json.loads(run("-o", "json", "keysets", "list").stdout)] == [
         "demo"
     ]
-    assert len(list(backend.list_keys())) == 1
+    assert len(list(backend.list_keys())) == 2
 
 
 def test_ensure_creates_once_and_brings_rules_in_line(run: Run, backend: LastingBackend) -> None:
@@ -108,7 +108,7 @@ def test_ensure_creates_once_and_brings_rules_in_line(run: Run, backend: Lasting
     changed = made(run(*words, "--max-lifetime", "10m", "--audience", "billing"))
     assert (changed["max_lifetime"], changed["audiences"]) == ("10m", ["billing"])
     assert changed["keys"] == first["keys"]
-    assert len(list(backend.list_keys())) == 1
+    assert len(list(backend.list_keys())) == 2
     refused(run("keysets", "ensure", "demo", "--algorithm", "ES384"), 1, "cannot be changed")
 
 

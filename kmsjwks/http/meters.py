@@ -1,0 +1,181 @@
+"""What a worker counts and shows, in files that all processes of the service share.
+
+To be imported only after `metrics.prepare`: prometheus-client decides at its own import whether
+values are shared between processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter as Tally
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flask import Flask, Response, request
+from prometheus_client import Counter, Gauge
+
+from kmsjwks.bootstrap import Service
+from kmsjwks.domain import strictjson
+from kmsjwks.domain.keys import KeyState
+from kmsjwks.domain.rotation import is_blocked, spares
+from kmsjwks.http.app import create_app
+from kmsjwks.http.problems import MEDIA_TYPE
+from kmsjwks.services.scheduler import Scheduler
+from kmsjwks.services.signing import Caller, SignedToken, SigningService, SignRequest, Verification
+from kmsjwks.services.snapshot import Snapshot
+
+SAMPLE_INTERVAL = 1.0  # seconds
+_SIGN = "keysets.sign_jwt"  # the endpoint
+_log = logging.getLogger(__name__)
+
+
+def metered_app(service: Service, scheduler: Scheduler) -> Flask:
+    """The application, counting; and a thread that shows how the worker does."""
+    app = create_app(replace(service, signing=MeteredSigning(service.signing)))
+    count_refusals(app)
+    Sampler(service, scheduler).start()
+    return app
+
+
+class MeteredSigning(SigningService):
+    """A `SigningService` that counts the tokens it releases."""
+
+    def __init__(self, inner: SigningService) -> None:
+        self._inner = inner
+        self._signed = Counter(
+            "kmsjwks_tokens_signed",
+            "Tokens signed, recorded and released.",
+            ("keyset", "alg"),
+            registry=None,
+        )
+        self._children: dict[tuple[str, str], Counter] = {}  # as many as there are keysets
+
+    def sign_jwt(self, caller: Caller, keyset: str, request: SignRequest) -> SignedToken:
+        signed = self._inner.sign_jwt(caller, keyset, request)
+        child = self._children.get((keyset, signed.alg))
+        if child is None:
+            child = self._signed.labels(keyset, signed.alg)
+            self._children[keyset, signed.alg] = child
+        child.inc()
+        return signed
+
+    def verify(self, caller: Caller, keyset: str, token: str) -> Verification:
+        return self._inner.verify(caller, keyset, token)
+
+
+def count_refusals(app: Flask) -> None:
+    """Count every request to sign that gets no token, by the code of its problem document."""
+    refused = Counter(
+        "kmsjwks_sign_refused",
+        "Requests to sign that got no token, by problem code.",
+        ("code",),
+        registry=None,
+    )
+
+    def count(response: Response) -> Response:
+        if request.endpoint == _SIGN and response.mimetype == MEDIA_TYPE:
+            problem: Any = strictjson.loads(response.get_data())
+            refused.labels(str(problem["code"])).inc()
+        return response
+
+    app.after_request(count)
+
+
+@dataclass(frozen=True, slots=True)
+class _Gauges:
+    staleness: Gauge
+    worst_staleness: Gauge
+    keys: Gauge
+    blocked: Gauge
+    tick_success: Gauge
+    tick_failures: Gauge
+    backend_up: Gauge
+    publication_failing: Gauge
+
+
+def _gauge(name: str, text: str, mode: Any, *labels: str) -> Gauge:
+    return Gauge(f"kmsjwks_{name}", text, labels, registry=None, multiprocess_mode=mode)
+
+
+def _gauges() -> _Gauges:
+    """Of several workers the worst counts, or for what all share, the one that looked last."""
+    return _Gauges(
+        staleness=_gauge(
+            "snapshot_staleness_seconds",
+            "Since the database last confirmed what the worker signs from; the worst worker.",
+            "livemax",
+        ),
+        worst_staleness=_gauge(
+            "worst_case_staleness_seconds",
+            "The most that the timing rules allow: grace and refresh of the replicas.",
+            "livemax",
+        ),
+        keys=_gauge("keys", "Keys by state.", "livemostrecent", "keyset", "state"),
+        blocked=_gauge(
+            "activation_blocked",
+            "1 while a spare was not seen in the JWKS through the public URL.",
+            "livemostrecent",
+            "keyset",
+        ),
+        tick_success=_gauge(
+            "tick_last_success_timestamp_seconds",
+            "When this service last looked after rotation without a failure.",
+            "max",
+        ),
+        tick_failures=_gauge(
+            "tick_failures", "Failures of the worker's last tick, or in a row.", "livemax"
+        ),
+        backend_up=_gauge(
+            "backend_up", "0 where a worker knows the backend to be down.", "livemin", "backend"
+        ),
+        publication_failing=_gauge(
+            "publication_failing", "1 while a publication target cannot be written.", "livemax"
+        ),
+    )
+
+
+class Sampler:
+    """Shows from time to time how a worker does, so that no request has to."""
+
+    def __init__(self, service: Service, scheduler: Scheduler) -> None:
+        self._service, self._scheduler = service, scheduler
+        self._gauges = _gauges()
+        timing = service.timing
+        self._gauges.worst_staleness.set(timing.grace + 2 * timing.refresh_interval)
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="kmsjwks-metrics", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.sample()
+            except Exception:  # metrics must outlive what they are to show
+                _log.exception("The metrics could not be brought up to date.")
+            time.sleep(SAMPLE_INTERVAL)
+
+    def sample(self) -> None:
+        gauges, service = self._gauges, self._service
+        snapshot = service.snapshots.known()
+        gauges.staleness.set(service.snapshots.staleness())
+        for name, backend in service.backends.items():
+            gauges.backend_up.labels(name).set(backend.status().available)
+        last = self._scheduler.last
+        gauges.tick_failures.set(last.failed)
+        if last.at is not None and not last.failed:
+            gauges.tick_success.set(last.at)
+        if service.export is not None:
+            gauges.publication_failing.set(service.export.status().failing_since is not None)
+        if snapshot is not None:
+            self._show_keys(snapshot)
+
+    def _show_keys(self, snapshot: Snapshot) -> None:
+        gated = self._service.settings.rotation.check_public_jwks
+        for name, ready in snapshot.keysets.items():
+            tally = Tally(key.state for key in ready.keys)
+            for state in KeyState:
+                self._gauges.keys.labels(name, state.value).set(tally[state])
+            blocked = any(is_blocked(key, gated=gated) for key in spares(ready.keys))
+            self._gauges.blocked.labels(name).set(blocked)

@@ -1,0 +1,1 @@
+"""`make rotation-proof`: verifiers with their default caches against replicas that are killed."""

@@ -1,0 +1,54 @@
+"""SIGKILL at random moments, for workers and for whole replicas, which are started again."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+from proof.plan import Plan
+from proof.record import Kill, Record
+from proof.replicas import Cluster
+
+_START_PATIENCE = 60.0  # seconds
+
+
+class Killer:
+    """A thread. Before it kills a replica it makes sure that another one is ready: with none
+    there is nobody who could sign."""
+
+    def __init__(self, cluster: Cluster, plan: Plan, record: Record, seed: int) -> None:
+        self._cluster, self._plan, self._record = cluster, plan, record
+        self._random = random.Random(seed)  # noqa: S311  # repeatable, not secret
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="killer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(_START_PATIENCE + 10)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._random.uniform(*self._plan.kill_gap)):
+            name = self._random.choice(list(self._cluster.servers))
+            if not [other for other in self._cluster.ready() if other != name]:
+                continue
+            if self._random.random() < 0.5:
+                self._kill_worker(name)
+            else:
+                self._kill_replica(name)
+
+    def _kill_worker(self, name: str) -> None:
+        server = self._cluster.servers[name]
+        if server.worker_pids():
+            server.kill_worker()
+            self._record.add_kill(Kill(time.time(), "worker", name))
+
+    def _kill_replica(self, name: str) -> None:
+        server = self._cluster.servers[name]
+        self._record.add_kill(Kill(time.time(), "replica", name))
+        server.kill_all()
+        time.sleep(self._random.uniform(*self._plan.restart_after))
+        server.launch()
