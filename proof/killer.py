@@ -32,6 +32,7 @@ class Killer:
 
     def _run(self) -> None:
         while not self._stop.wait(self._random.uniform(*self._plan.kill_gap)):
+            self._restart_ended()
             name = self._random.choice(list(self._cluster.servers))
             if not [other for other in self._cluster.ready() if other != name]:
                 continue
@@ -39,6 +40,15 @@ class Killer:
                 self._kill_worker(name)
             else:
                 self._kill_replica(name)
+
+    def _restart_ended(self) -> None:
+        """As a supervisor does; it is told in the record, since nobody killed it."""
+        for name, server in self._cluster.servers.items():
+            code = server.process.poll()
+            if code is not None:
+                self._record.add_own_end(name, code)
+                server.kill_all()
+                server.launch()
 
     def _kill_worker(self, name: str) -> None:
         server = self._cluster.servers[name]

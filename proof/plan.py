@@ -1,4 +1,4 @@
-"""How long the proof runs, how fast its keys rotate, and what it must not exceed. All in seconds."""
+"""How long the proof runs, how fast its keys rotate, what it must not exceed. In seconds."""
 
 from __future__ import annotations
 

@@ -87,6 +87,7 @@ class Record:
     kills: list[Kill] = field(default_factory=list)
     seen: dict[str, Seen] = field(default_factory=dict)
     sign_failures: Counter[str] = field(default_factory=Counter)
+    own_ends: list[str] = field(default_factory=list)
     compromise: Compromise | None = None
     longest_pause: float = 0.0
     longest_pause_at: float = 0.0
@@ -125,6 +126,11 @@ class Record:
     def add_kill(self, kill: Kill) -> None:
         with self._lock:
             self.kills.append(kill)
+
+    def add_own_end(self, replica: str, code: int) -> None:
+        """A replica ended that nobody had killed."""
+        with self._lock:
+            self.own_ends.append(f"{replica} ended by itself (exit {code})")
 
     def begin_compromise(self, kid: str, at: float) -> None:
         """From now on clients may refuse what the key signed."""

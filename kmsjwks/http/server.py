@@ -68,14 +68,14 @@ class Server(granian_mp.MPServer):
     metrics: MetricsServer | None = None
 
     def startup(self, spawn_target: Any, target_loader: Any) -> None:
-        super().startup(spawn_target, target_loader)
+        super().startup(spawn_target, target_loader)  # type: ignore[no-untyped-call]
         if self.metrics is not None:
             self.metrics.start()
 
     def shutdown(self, exit_code: int = 0) -> None:
         if self.metrics is not None:
             self.metrics.stop()
-        super().shutdown(exit_code)
+        super().shutdown(exit_code)  # type: ignore[no-untyped-call]
 
     def _respawn_workers(
         self, workers: Any, spawn_target: Any, target_loader: Any, delay: float = 0

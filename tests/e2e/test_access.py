@@ -132,5 +132,6 @@ def test_readers_see_keysets_with_their_public_keys(
         keys = shown.pop("keys")
         assert shown == listed[keyset.name]
         assert (shown["algorithm"], shown["issuer"]) == (algorithm, keyset.issuer)
-        assert [key["kid"] for key in keys] == [keyset.kid] == [shown["active_kid"]]
+        assert keys[0]["kid"] == keyset.kid == shown["active_kid"]
+        assert [key["state"] for key in keys] == ["active", "pre-activation"]
         assert "d" not in keys[0]["jwk"]

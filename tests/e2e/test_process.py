@@ -196,7 +196,7 @@ def test_workers_do_not_outlive_a_killed_service(running: Server) -> None:
 def test_secrets_stay_out_of_logs_and_the_audit_trail(running: Server, token: Token) -> None:
     marker = "claim-value-that-is-private"
     http = running.http("all")
-    wait_until(lambda: running.sign("demo").status == 200, 5, "signing")
+    wait_until(lambda: running.sign("demo").status == 200, 15, running.logged)
     answer = http.post("/v1/keysets/demo/sign/jwt", {"claims": {"sub": marker}})
     assert answer.status == 200, answer.body + running.logged().encode()
     signed = answer.json()["token"]

@@ -186,7 +186,7 @@ def test_ten_keysets_created_at_once(
     done = create_at_once(installation, [f"set-{number}" for number in range(10)])
     assert [one.returncode for one in done] == [0] * 10, [one.stderr for one in done]
     refs = references(installation)
-    assert len(refs) == 11
+    assert len(refs) == 2 * 11
     assert held(own_token, tmp_path) == refs
 
 
@@ -200,5 +200,5 @@ def test_one_keyset_created_ten_times_at_once(
             assert "same exists already" in one.stderr
             assert "Traceback" not in one.stderr
     refs = references(installation)
-    assert len(refs) == 2
+    assert len(refs) == 2 * 2
     assert held(own_token, tmp_path) == refs  # no orphan

@@ -170,12 +170,14 @@ def test_what_is_not_there(run: Run) -> None:
 
 def test_keys_and_jwks(run: Run, demo: dict[str, Any]) -> None:
     kid = demo["keys"][0]["kid"]
-    assert [one["kid"] for one in json.loads(run("-o", "json", "keys", "list").stdout)] == [kid]
+    listed = json.loads(run("-o", "json", "keys", "list").stdout)
+    assert [one["kid"] for one in listed] == [key["kid"] for key in demo["keys"]]
     assert json.loads(run("-o", "json", "keys", "list", "--keyset", "other").stdout) == []
     shown = made(run("-o", "json", "keys", "show", kid))
     assert (shown["extraction_refused"], shown["kind"]) == (False, "software")
     document = json.loads(run("jwks", "get").stdout)
-    assert document["keys"] == [json.loads(shown["jwk"])]
+    assert json.loads(shown["jwk"]) in document["keys"]
+    assert len(document["keys"]) == 2
 
 
 def test_a_backend_that_is_away(run: Run, demo: dict[str, Any], backend: LastingBackend) -> None:

@@ -103,10 +103,11 @@ class Load:
         ]
 
 
-def wait_until(holds: Callable[[], Any], seconds: float, what: str) -> float:
+def wait_until(holds: Callable[[], Any], seconds: float, what: str | Callable[[], str]) -> float:
     """How long it took."""
     started = time.monotonic()
     while not holds():
-        assert time.monotonic() - started < seconds, f"{what}: not within {seconds} s"
+        late = time.monotonic() - started >= seconds
+        assert not late, f"{what() if callable(what) else what}: not within {seconds} s"
         time.sleep(0.02)
     return time.monotonic() - started

@@ -682,6 +682,82 @@ class TestMistakesInTheFile:
         ]
 
 
+class TestRotationPublicationMetrics:
+    def test_defaults(self, config: Config) -> None:
+        settings = config.load()
+        rotation = settings.rotation
+        assert (rotation.tick_interval, rotation.grace, rotation.skew) == (10.0, 900, 300)
+        assert not rotation.check_public_jwks
+        assert not rotation.development
+        assert settings.publication.targets == ()
+        assert settings.publication.s3_endpoint is None
+        assert settings.metrics.port is None
+
+    def test_given(self, config: Config) -> None:
+        settings = config.load(
+            f"""
+            [rotation]
+            tick_interval = 0.5
+            grace = 60
+            skew = 0
+            check_public_jwks = true
+            [publication]
+            targets = ["/srv/www/jwks/", "s3://bucket/prefix", "file:///srv/jwks.json", "out/"]
+            s3_endpoint = "https://minio.example.com:9000"
+            [metrics]
+            host = "::1"
+            port = 9464
+            {BACKEND.splitlines()[0]}
+            {BACKEND.splitlines()[1]}
+            """
+        )
+        assert settings.rotation.grace == 60
+        assert settings.rotation.check_public_jwks
+        assert settings.publication.targets[1] == "s3://bucket/prefix"
+        assert settings.publication.s3_endpoint == "https://minio.example.com:9000"
+        assert (settings.metrics.host, settings.metrics.port) == ("::1", 9464)
+
+    def test_from_the_environment(self, config: Config) -> None:
+        config.environ |= {
+            "KMSJWKS_PUBLICATION__TARGETS": '["s3://keys"]',
+            "KMSJWKS_ROTATION__DEVELOPMENT": "true",
+            "KMSJWKS_METRICS__PORT": "9464",
+        }
+        settings = config.load()
+        assert settings.publication.targets == ("s3://keys",)
+        assert settings.rotation.development
+        assert settings.metrics.port == 9464
+
+    @pytest.mark.parametrize(
+        ("line", "said"),
+        [
+            ("rotation.grace = 0", "rotation.grace: must be between 1 and 86400"),
+            ("rotation.skew = 3601", "rotation.skew: must be between 0 and 3600"),
+            ("rotation.tick_interval = 0", "rotation.tick_interval: must be between"),
+            ('rotation.development = "yes"', "rotation.development: must be true or false"),
+            ("rotation.graze = 5", "did you mean rotation.grace?"),
+            ('publication.targets = "x/"', "publication.targets: must be a list"),
+            ('publication.targets = ["ftp://x/y"]', "no other scheme"),
+            ('publication.targets = [" "]', "a file, a directory ending in"),
+            ('publication.targets = ["~/x/"]', "a file, a directory ending in"),
+            ('publication.s3_endpoint = "minio"', "must be a URL that starts with https://"),
+            ('publication.s3_endpoint = "https://u@h"', "neither user name nor path"),
+            ('publication.s3_endpoint = "https://h/p"', "neither user name nor path"),
+            ("metrics.port = 65536", "metrics.port: must be between 0 and 65535"),
+            ('metrics.host = "a b"', "metrics.host: must be an IP address"),
+        ],
+    )
+    def test_mistakes(self, config: Config, line: str, said: str) -> None:
+        (problem,) = config.problems(f"{line}\n{BACKEND}")
+        assert problem.startswith("kmsjwks.toml:1: ")
+        assert said in problem
+
+    def test_development_is_warned_of(self, config: Config) -> None:
+        (warning,) = config.load(f"rotation.development = true\n{BACKEND}").warnings
+        assert "rotation.development" in warning
+        assert "UNSAFE" in warning
+
+
 class TestWarnings:
     @pytest.mark.parametrize(
         "url",
