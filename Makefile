@@ -15,7 +15,7 @@ pytest := $(bin)/python -m pytest
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: ## Serve on http://127.0.0.1:8080 (PORT=) with a SoftHSM token; all state in ./var
@@ -38,6 +38,12 @@ soak: setup ## Run the load tests SOAK_FACTOR (100) times as long
 interop: setup ## Verify our tokens with node's jose
 	@scripts/interop.sh
 
+.PHONY: rotation-proof
+rotation-proof: setup ## Rotate, compromise and SIGKILL before clients with caches; 6 minutes, proof/out
+	@scripts/require.sh node
+	@cd tests/interop && npm ci --ignore-scripts --no-audit --no-fund
+	$(bin)/python -m proof.rotation
+
 .PHONY: lock
 lock: ## Regenerate the lock files from pyproject.toml (UPGRADE=1: newest versions)
 	@scripts/lock.sh
@@ -49,7 +55,7 @@ clean: ## Remove ./var: the demo's token, keys and database
 .PHONY: distclean
 distclean: clean ## Remove .venv and all caches too
 	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
-	rm -rf tests/interop/node_modules
+	rm -rf tests/interop/node_modules proof/out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: setup

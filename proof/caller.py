@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from proof.plan import KEYSET, SIGN_TIMEOUT
+from proof.plan import AUDIENCE, KEYSET, SIGN_TIMEOUT
 from proof.record import Record, Token
 from tests.support.http import Answer, Http
 
@@ -62,20 +62,28 @@ class Caller:
             self._stop.wait(_BETWEEN_ROUNDS)
 
     def _sign_at(self, name: str, http: Http) -> Token | None:
-        body = {"claims": {"sub": "alice", "aud": "billing"}}
+        body = {"claims": {"sub": "alice", "aud": AUDIENCE}}
         try:
             answer: Answer = http.post(f"/v1/keysets/{KEYSET}/sign/jwt", body)
         except OSError as error:
             self._record.add_sign_failure(f"{name}: {type(error).__name__}")
             return None
         if answer.status != 200:
-            self._record.add_sign_failure(f"{name}: HTTP {answer.status} {answer.body[:200]!r}")
+            self._record.add_sign_failure(f"{name}: HTTP {answer.status} {_title(answer)}")
             return None
         return _read(answer.json())
 
 
 def connections(ports: dict[str, int], bearer: str) -> list[tuple[str, Http]]:
     return [(name, Http(port, bearer, SIGN_TIMEOUT)) for name, port in ports.items()]
+
+
+def _title(answer: Answer) -> str:
+    """Of the problem (RFC 9457)."""
+    try:
+        return str(answer.json()["title"])
+    except (ValueError, KeyError):
+        return answer.body[:80].decode("utf-8", "replace")
 
 
 def _read(answer: dict[str, Any]) -> Token:

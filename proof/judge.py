@@ -18,13 +18,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Everything there is to judge. ``clients``: names of the verifiers."""
+    """Everything there is to judge. ``clients``: names of the verifiers.
+    ``refs_in_token``: the keys that the backend holds at the end."""
 
     plan: Plan
     times: Times
     record: Record
     keys: Sequence[KeyFacts]
     clients: Sequence[str]
+    refs_in_token: frozenset[str]
 
 
 def judge(case: Case) -> list[Verdict]:
@@ -136,4 +138,10 @@ def _states(case: Case) -> Iterator[Verdict]:
     active, spare = states.count("active"), states.count("pre-activation")
     yield Verdict(
         (active, spare) == (1, 1), f"at the end {active} active key and {spare} published spare"
+    )
+    known = {key.ref for key in case.keys if key.state != "destroyed"}
+    yield Verdict(
+        case.refs_in_token == known,
+        f"the token holds {len(case.refs_in_token)} keys: {len(case.refs_in_token - known)} that "
+        f"nobody owns, {len(known - case.refs_in_token)} missing",
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 KEYSET = "proof"
 CLIENT = "caller"
+AUDIENCE = "billing"
 REPLICAS = ("a", "b", "c")
 
 

@@ -78,7 +78,8 @@ class Record:
     """Thread-safe through its methods; read it when the threads have ended."""
 
     began: float
-    ended: float = 0.0
+    ended: float = 0.0  # of signing
+    closed: float = 0.0  # of everything
     signed: dict[str, Signed] = field(default_factory=dict)
     accepted: Counter[tuple[str, str, Look]] = field(default_factory=Counter)
     excused: Counter[tuple[str, str]] = field(default_factory=Counter)

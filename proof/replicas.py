@@ -7,15 +7,17 @@ import json
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kmsjwks.backends.pkcs11.library import Libraries
 from proof.plan import CLIENT, KEYSET, REPLICAS, Times
 from tests.support.http import Http
 from tests.support.postgres import PostgresServer
 from tests.support.service import Installation, Server, free_port
-from tests.support.softhsm import ROOT, Token
+from tests.support.softhsm import ROOT, Token, open_backend
 
 _WORKERS = (2, 1, 1)
 
@@ -37,6 +39,7 @@ class KeyFacts:
     """What the database says of a key, in seconds since the epoch."""
 
     kid: str
+    ref: str
     state: str
     published_at: int
     activate_at: int | None
@@ -53,6 +56,7 @@ class Cluster:
     ) -> None:
         self.bearer, self.issuer = secrets.token_urlsafe(24), issuer
         self._postgres, self._times = postgres, times
+        self._directory, self._token = directory, token
         self._database = postgres.create_database()
         config = _config(postgres.url(self._database), token, self, times)
         self.servers: dict[str, Server] = {}
@@ -102,14 +106,20 @@ class Cluster:
             http.close()
         return [key["kid"] for key in answer.json()["keys"]] if answer.status == 200 else []
 
-    def keys(self) -> list[KeyFacts]:
+    def key_facts(self) -> list[KeyFacts]:
         """In the order of their publication."""
         rows: Sequence[tuple[Any, ...]] = self._postgres.execute(
-            "SELECT kid, state, published_at, activate_at, deactivated_at, withdraw_at,"
+            "SELECT kid, ref, state, published_at, activate_at, deactivated_at, withdraw_at,"
             " compromised_at FROM keys ORDER BY published_at, activate_at NULLS LAST, kid",
             self._database,
         )
         return [KeyFacts(*row) for row in rows]
+
+    def refs_in_token(self) -> frozenset[str]:
+        """What the token holds; when the replicas are down, since this logs in without their
+        lock."""
+        with closing(open_backend(self._token.options(), self._directory, Libraries())) as backend:
+            return frozenset(key.ref for key in backend.list_keys())
 
     def close(self) -> None:
         for server in self.servers.values():

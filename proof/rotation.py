@@ -93,7 +93,9 @@ class Operator:
             self._record.see(kids, time.time())
 
     def _compromise_if_due(self, now: float) -> None:
-        begun = [key for key in self._cluster.keys() if key.activate_at and key.activate_at <= now]
+        begun = [
+            key for key in self._cluster.key_facts() if key.activate_at and key.activate_at <= now
+        ]
         if len(begun) != self._plan.compromised_key:
             return
         active = max(begun, key=lambda key: key.activate_at or 0)
@@ -140,11 +142,14 @@ def run(stack: ExitStack, plan: Plan, times: Times, seed: int) -> Case:
     killer.start()
     Operator(cluster, plan, record).watch(caller)
     caller.stop()
+    killer.stop()
     _say("waiting for the last tokens to expire")
     for lane in lanes:
         assert lane.finish(times.lifetime + 15), f"{lane.name} hangs"
-    killer.stop()
-    return Case(plan, times, record, cluster.keys(), [one.name for one in clients])
+    record.closed = time.time()
+    names, keys = [one.name for one in clients], cluster.key_facts()
+    cluster.close()
+    return Case(plan, times, record, keys, names, cluster.refs_in_token())
 
 
 def _keep_logs(cluster: Cluster) -> None:

@@ -57,7 +57,7 @@ def verdicts(found: Sequence[Verdict]) -> str:
 def _moment(case: Case, at: int | None) -> str:
     if at is None:
         return "-"
-    return f"{at - case.record.began:.0f} s" + ("" if at <= case.record.ended else " (due)")
+    return f"{at - case.record.began:.0f} s" + ("" if at <= case.record.closed else " (due)")
 
 
 def _verified(case: Case, client: str, kid: str) -> str:

@@ -9,11 +9,13 @@ from proof.judge import Case
 from proof.plan import REPLICAS
 from proof.replicas import KeyFacts
 
-_LEFT, _RIGHT, _TOP = 150, 30, 76
+_LEFT, _RIGHT, _TOP = 150, 80, 76
 _ROW, _BAR, _LANE = 34, 20, 22
 _SCALE = 3.2  # pixels a second
 _TICK = 30  # seconds
 _WAITING, _SIGNING, _LEAVING, _BAD = "#9ecae1", "#08589e", "#c7c7c7", "#d7301f"
+# Readable on the lines of the kills.
+_NOTE = 'stroke="white" stroke-width="4" paint-order="stroke"'
 _REPLICA, _WORKER, _INK = "#e6550d", "#fdae6b", "#333333"
 
 
@@ -63,10 +65,12 @@ def timeline(case: Case, outcome: str) -> str:
     bottom = keys_end + 10 + len(REPLICAS) * _LANE
     width = drawing.x(record.ended) + _RIGHT
     _axis(drawing, case, bottom)
+    for kill in record.kills:
+        drawing.line(kill.at, _TOP - 6, bottom, f'stroke="{_WORKER}" stroke-opacity="0.6"')
+    _compromise_line(drawing, case, bottom)
     for number, key in enumerate(case.keys):
         _key_row(drawing, case, key, number)
     _replica_rows(drawing, case, keys_end + 10)
-    _compromise_line(drawing, case, bottom)
     _legend(drawing, bottom + 44)
     drawing.text(12, 26, "Rotation under SIGKILL", 'font-size="18" font-weight="bold"')
     drawing.text(12, 46, outcome)
@@ -104,8 +108,10 @@ def _key_row(drawing: _Drawing, case: Case, key: KeyFacts, number: int) -> None:
     drawing.text(
         (drawing.x(begins) + drawing.x(stops)) / 2, y + 14, f"{signed.count} tokens", label
     )
-    if key.compromised_at is None and end < record.ended:
-        drawing.text(drawing.x(end) + 4, y + 14, "withdrawn", 'fill="#777777"')
+    if key.compromised_at is not None:
+        drawing.text(drawing.x(end) + 4, y + 14, "removed at once", f'{_NOTE} fill="{_BAD}"')
+    elif end < record.ended:
+        drawing.text(drawing.x(end) + 4, y + 14, "withdrawn", _NOTE)
 
 
 def _replica_rows(drawing: _Drawing, case: Case, top: float) -> None:

@@ -14,6 +14,8 @@ from joserfc import jwt as joserfc_jwt
 from joserfc.errors import InvalidKeyIdError, JoseError
 from joserfc.jwk import KeySet
 
+from proof.plan import AUDIENCE
+
 _JWKS = "/.well-known/jwks.json"
 _FETCH_TIMEOUT = 5.0  # seconds, as jose's default
 
@@ -46,7 +48,7 @@ class PyJwt:
     def verify(self, token: str) -> None:
         try:
             key = self._client.get_signing_key_from_jwt(token)
-            jwt.decode(token, key, algorithms=["ES256"], issuer=self._issuer)
+            jwt.decode(token, key, algorithms=["ES256"], issuer=self._issuer, audience=AUDIENCE)
         except jwt.PyJWTError as error:
             raise RefusedToken(f"{type(error).__name__}: {error}") from error
 

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from kmsjwks.bootstrap import backend_openers
+from kmsjwks.bootstrap import SystemClock, backend_openers, scheduled_export
 from kmsjwks.cli.session import Exit, Session
 from kmsjwks.config import load
 from kmsjwks.domain.errors import ConfigurationError
@@ -28,6 +28,7 @@ def check(context: click.Context) -> None:
         for warning in settings.warnings:
             click.echo(f"warning: {warning}", err=True)
         backend_openers(settings, os.environ)
+        scheduled_export(settings, SystemClock())
     except ConfigurationError as error:
         problems += error.problems
     for problem in problems:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 
 import click
@@ -20,6 +19,7 @@ from kmsjwks.publishing.files import FileTarget
 from kmsjwks.publishing.targets import target_for
 from kmsjwks.services.exporting import Exporter
 from kmsjwks.services.publication import issuer_path
+from kmsjwks.services.snapshot import Snapshot
 
 
 @click.group()
@@ -89,9 +89,9 @@ def jwks() -> None:
 def get(session: Session, issuer: str | None) -> None:
     """Print the JWKS of an issuer, byte for byte as it is served."""
     with session.service() as service:
-        documents = service.snapshots.current().documents
-        path = _path_of(documents, issuer or service.settings.server.base_url)
-        click.echo(documents[path].body.decode())
+        snapshot = service.snapshots.current()
+        path = _jwks_path(snapshot, issuer or service.settings.server.base_url)
+        click.echo(snapshot.documents[path].body.decode())
 
 
 @jwks.command()
@@ -120,37 +120,39 @@ def _export(service: Service, to: str, issuer: str | None) -> list[str]:
     target = target_for(
         to, endpoint=endpoint, name=f"{issuer_path(wanted)}/{JWKS_NAME}".lstrip("/")
     )
-    documents = service.snapshots.current().documents
+    snapshot = service.snapshots.current()
+    documents = snapshot.documents
     if issuer is not None or isinstance(target, FileTarget):
-        documents = _of_issuer(documents, wanted)
+        documents = _of_issuer(snapshot, wanted)
     if not documents:
         raise NotFound("There is no keyset yet, so there is nothing to publish.")
     return Exporter([target]).export(documents)
 
 
-def _of_issuer(documents: Mapping[str, Document], issuer: str) -> dict[str, Document]:
+def _of_issuer(snapshot: Snapshot, issuer: str) -> dict[str, Document]:
     """
     Raises:
         NotFound
     """
-    jwks_path, path = _path_of(documents, issuer), issuer_path(issuer)
+    jwks_path, path = _jwks_path(snapshot, issuer), issuer_path(issuer)
     return {
-        name: documents[name]
+        name: snapshot.documents[name]
         for name in (
             jwks_path,
             f"{path}/.well-known/openid-configuration",
             f"/.well-known/oauth-authorization-server{path}",
         )
-        if name in documents
+        if name in snapshot.documents
     }
 
 
-def _path_of(documents: Mapping[str, Document], issuer: str) -> str:
+def _jwks_path(snapshot: Snapshot, issuer: str) -> str:
     """
     Raises:
         NotFound
     """
-    path = f"{issuer_path(issuer)}/{JWKS_NAME}"
-    if path not in documents:
-        raise NotFound(f"No keyset has the issuer {issuer}.")
-    return path
+    issuers = {ready.keyset.rules.issuer for ready in snapshot.keysets.values()}
+    if issuer not in issuers:
+        known = ", ".join(sorted(issuers)) or "none"
+        raise NotFound(f"No keyset has the issuer {issuer}; there are: {known}.")
+    return f"{issuer_path(issuer)}/{JWKS_NAME}"

@@ -147,16 +147,12 @@ def _warm(service: Service) -> None:
 
 
 def replace_worker(state: Path) -> None:
-    """End this worker at once, finalising nothing, unless another one was just replaced."""
+    """End this worker, finalising nothing, as soon as no other one is being replaced."""
     descriptor = os.open(state / "replace.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return
-    if os.fstat(descriptor).st_size and time.time() - os.fstat(descriptor).st_mtime < _REPLACE_GAP:
-        os.close(descriptor)
-        return
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # freed when its holder has gone
+    last = os.fstat(descriptor)
+    if last.st_size:
+        time.sleep(max(0.0, min(_REPLACE_GAP, last.st_mtime + _REPLACE_GAP - time.time())))
     os.write(descriptor, b".")
     os._exit(_EXIT_REPLACE)
 

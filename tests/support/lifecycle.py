@@ -98,7 +98,7 @@ class Lab:
         return list(self.store.keys(name))
 
     def key(self, kid: str) -> Key:
-        return next(key for key in self.store.keys() if key.kid == kid)
+        return next(key for key in list(self.store.keys()) if key.kid == kid)
 
     @property
     def active(self) -> Key:
@@ -124,7 +124,7 @@ class Lab:
         self.assert_no_orphan()
 
     def assert_no_orphan(self) -> None:
-        kept = {key.ref for key in self.store.keys() if key.state is not KeyState.DESTROYED}
+        kept = {key.ref for key in list(self.store.keys()) if key.state is not KeyState.DESTROYED}
         assert {key.ref for key in self.backend.list_keys()} == kept
         assert list(self.store.open_intents()) == []
 

@@ -248,7 +248,7 @@ class TestHold:
     def test_needs_no_backend(self, lab: Lab) -> None:
         lab.backend.break_with(BackendUnavailable("down"))
         lab.service.hold(lab.spare.kid, OPERATOR)
-        held = next(key for key in lab.keys() if key.hold)
+        held = next(key for key in list(lab.keys()) if key.hold)
         lab.service.release(held.kid, OPERATOR)
         assert lab.spare.kid == held.kid
 
