@@ -221,7 +221,8 @@ def test_required_claims() -> None:
     rules = replace(RULES, required=("sub", "tenant"))
     _rejected("sub", {"tenant": 1}, rules)
     _rejected("tenant", {"sub": "me"}, rules)
-    for empty in (None, "", [], {}):
+    empties: tuple[object, ...] = (None, "", [], {})
+    for empty in empties:
         _rejected("tenant", {"sub": "me", "tenant": empty}, rules)
     assert _build({"sub": "me", "tenant": 0}, rules).claims["tenant"] == 0
 
