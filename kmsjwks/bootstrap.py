@@ -31,8 +31,9 @@ from kmsjwks.publishing.visibility import PublicJwks
 from kmsjwks.services.exporting import Exporter, ExportTiming, ScheduledExport
 from kmsjwks.services.faultpoints import FaultPoints
 from kmsjwks.services.keymaking import KeyMaker
+from kmsjwks.services.keysets import KeysetService
 from kmsjwks.services.leases import LeaseKeeper
-from kmsjwks.services.lifecycle import KeyService, KeysetService
+from kmsjwks.services.lifecycle import KeyService
 from kmsjwks.services.planning import Planner, PlannerOptions
 from kmsjwks.services.publication import DocumentWarnings
 from kmsjwks.services.signing import SigningService

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from kmsjwks.cli.session import operator
-from kmsjwks.services.lifecycle import Actor, Proposal
+from kmsjwks.services.acting import Actor, Proposal
 
 
 def acting(options: Mapping[str, Any]) -> Actor:

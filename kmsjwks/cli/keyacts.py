@@ -8,7 +8,8 @@ import click
 
 from kmsjwks.cli.acts import acting, confirm, report
 from kmsjwks.cli.session import Exit, Session, exits
-from kmsjwks.services.lifecycle import Actor, KeyService, Proposal
+from kmsjwks.services.acting import Actor, Proposal
+from kmsjwks.services.lifecycle import KeyService
 
 _Act = Callable[[KeyService, str, Actor], Proposal]
 

@@ -19,7 +19,8 @@ from kmsjwks.domain.explanation import explain
 from kmsjwks.domain.keys import Key, Keyset
 from kmsjwks.domain.timing import RotationSchedule
 from kmsjwks.domain.tokens import TokenRules
-from kmsjwks.services.lifecycle import Actor, KeysetSpec
+from kmsjwks.services.acting import Actor
+from kmsjwks.services.keysets import KeysetSpec
 
 _DEFAULT_LIFETIME = 300  # seconds
 _NAMES = ", ".join(dict.fromkeys(one.jose for one in ALGORITHMS))

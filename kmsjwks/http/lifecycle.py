@@ -17,7 +17,8 @@ from kmsjwks.domain.timing import RotationSchedule
 from kmsjwks.domain.tokens import TokenRules
 from kmsjwks.http.bodies import read_object
 from kmsjwks.http.context import HttpContext
-from kmsjwks.services.lifecycle import Actor, KeysetSpec, Proposal
+from kmsjwks.services.acting import Actor, Proposal
+from kmsjwks.services.keysets import KeysetSpec
 
 _SCHEDULE = {
     "rotation_period": "period",

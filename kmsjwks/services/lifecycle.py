@@ -1,22 +1,16 @@
-"""What an operator does to keysets and keys. Every act can be tried first: it yields a proposal."""
+"""What an operator does to keys. Every act can be tried first: it yields a proposal."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from kmsjwks.domain import interventions, rotation
-from kmsjwks.domain.algorithms import Algorithm
 from kmsjwks.domain.errors import (
     BackendError,
-    Conflict,
-    InvalidRequest,
     KeyNotKnown,
-    KeysetNotFound,
-    StoreUnavailable,
     TransitionRefused,
 )
 from kmsjwks.domain.explanation import (
@@ -24,36 +18,13 @@ from kmsjwks.domain.explanation import (
     effects_of_compromise,
     moment,
 )
-from kmsjwks.domain.keys import Key, Keyset, KeyState, check_keyset_name, check_transition
-from kmsjwks.domain.ports import Change, Clock, KeyBackend, KeyStore, LifecycleEvent
-from kmsjwks.domain.timing import InstallationTiming, RotationSchedule, check_schedule
-from kmsjwks.domain.tokens import TokenRules, check_rules
-from kmsjwks.services.issuers import check_issuer
-from kmsjwks.services.keymaking import KeyMaker, MadeKey
-from kmsjwks.services.publication import issuer_path
+from kmsjwks.domain.keys import Key, Keyset, KeyState, check_transition
+from kmsjwks.domain.ports import Change, Clock, KeyStore, LifecycleEvent
+from kmsjwks.domain.timing import InstallationTiming
+from kmsjwks.services.acting import Actor, Proposal, find_keyset, planner_turn
+from kmsjwks.services.keymaking import KeyMaker
 
 _log = logging.getLogger(__name__)
-_LOCK_PATIENCE = 20.0  # seconds to wait for another process's turn
-
-
-@dataclass(frozen=True, slots=True)
-class KeysetSpec:
-    """What a keyset is made from."""
-
-    name: str
-    algorithm: Algorithm
-    backend: str
-    rules: TokenRules
-    schedule: RotationSchedule
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """What an act does: for people in ``says``, for the store in the rest."""
-
-    says: tuple[str, ...]
-    changes: tuple[Change, ...]
-    event: LifecycleEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,132 +35,6 @@ class _Acts:
     changes: list[Change]
     event: str
     kid: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """Who acts, and whether only to see what would happen."""
-
-    name: str
-    dry_run: bool = False
-
-
-class KeysetService:
-    """Creating keysets and changing their rules."""
-
-    def __init__(
-        self,
-        store: KeyStore,
-        backends: Mapping[str, KeyBackend],
-        maker: KeyMaker,
-        clock: Clock,
-        timing: InstallationTiming,
-    ) -> None:
-        self._store, self._backends, self._maker = store, backends, maker
-        self._clock, self._timing = clock, timing
-
-    def create(self, spec: KeysetSpec, actor: Actor) -> Keyset:
-        """A keyset with one active key (no verifier waits for a first key) and a published spare.
-
-        Raises:
-            InvalidRequest: the name, the rules, the schedule or the backend's name.
-            Conflict: the keyset exists, or its issuer cannot be shared.
-            BackendError, StoreUnavailable.
-        """
-        keyset = self._checked(spec)
-        if actor.dry_run:
-            return self._unused(keyset)
-        with planner_turn(self._store):
-            self._unused(keyset)
-            first = self._maker.make(keyset)
-            spare = self._maker.make(keyset, not_these=frozenset({first.request_id}))
-            self._add(keyset, first, spare, actor)
-        return keyset
-
-    def ensure(self, spec: KeysetSpec, actor: Actor) -> Keyset:
-        """Create it, or bring an existing one's rules and schedule in line.
-
-        Raises:
-            Conflict: it exists with another algorithm or backend.
-        """
-        found = next((one for one in self._store.keysets() if one.name == spec.name), None)
-        if found is None:
-            return self.create(spec, actor)
-        if (found.algorithm, found.backend) != (spec.algorithm, spec.backend):
-            raise Conflict(
-                f"The keyset {spec.name} exists with {found.algorithm.id} in the backend "
-                f"{found.backend}; these cannot be changed."
-            )
-        return self.update(spec.name, spec.rules, spec.schedule, actor)
-
-    def update(
-        self, name: str, rules: TokenRules, schedule: RotationSchedule, actor: Actor
-    ) -> Keyset:
-        """New rules and schedule, for tokens and rotations from now on; what was issued under the
-        old ones keeps its end.
-
-        Raises:
-            KeysetNotFound, InvalidRequest, Conflict.
-        """
-        with planner_turn(self._store):
-            found = _keyset(self._store, name)
-            wanted = replace(found, rules=rules, schedule=schedule)
-            self._check(wanted)
-            if issuer_path(wanted.rules.issuer) != issuer_path(found.rules.issuer):
-                raise Conflict(
-                    f"Tokens of {name} are verified with the JWKS of {found.rules.issuer}; an "
-                    "issuer with another path would withdraw it. Make a new keyset for it."
-                )
-            check_issuer(wanted, [one for one in self._store.keysets() if one.name != name])
-            if wanted != found and not actor.dry_run:
-                self._update(found, wanted, actor)
-        return wanted
-
-    def _update(self, found: Keyset, wanted: Keyset, actor: Actor) -> None:
-        now = int(self._clock.now())
-        changes = [
-            Change(key, after)
-            for key in self._store.keys(found.name)
-            if (after := interventions.updated(key, found, wanted, self._timing, now)) != key
-        ]
-        event = LifecycleEvent(now, actor.name, found.name, None, "keyset-updated", "")
-        self._store.update_keyset(found, wanted, changes, event)
-
-    def _checked(self, spec: KeysetSpec) -> Keyset:
-        check_keyset_name(spec.name)
-        if spec.backend not in self._backends:
-            raise InvalidRequest(
-                f"There is no backend {spec.backend!r}. Configured: "
-                f"{', '.join(sorted(self._backends))}."
-            )
-        now = int(self._clock.now())
-        keyset = Keyset(spec.name, spec.algorithm, spec.backend, spec.rules, now, spec.schedule)
-        self._check(keyset)
-        return keyset
-
-    def _check(self, keyset: Keyset) -> None:
-        check_rules(keyset.rules)
-        check_schedule(keyset.schedule, self._timing, keyset.rules.max_lifetime)
-
-    def _unused(self, keyset: Keyset) -> Keyset:
-        existing = self._store.keysets()
-        if any(one.name == keyset.name for one in existing):
-            raise Conflict(f"The keyset {keyset.name} exists already.")
-        check_issuer(keyset, existing)
-        return keyset
-
-    def _add(self, keyset: Keyset, first: MadeKey, spare: MadeKey, actor: Actor) -> None:
-        active, now = first.active(), int(self._clock.now())
-        event = LifecycleEvent(now, actor.name, keyset.name, active.kid, "keyset-created", "")
-        self._maker.faults.reach("keyset-created.before")
-        self._store.add_keyset(
-            keyset,
-            active,
-            request_id=first.request_id,
-            event=event,
-            spare=(spare.key, spare.request_id),
-        )
-        self._maker.faults.reach("keyset-created.recorded")
 
 
 class KeyService:
@@ -308,7 +153,7 @@ class KeyService:
     ) -> Proposal:
         """Under the planner's lock, so that no tick is in the middle of the opposite."""
         with nullcontext() if actor.dry_run else planner_turn(self._store):
-            acts = propose(_keyset(self._store, name), list(self._store.keys(name)))
+            acts = propose(find_keyset(self._store, name), list(self._store.keys(name)))
             event = self._event(actor, name, acts.kid, acts.event)
             if acts.changes and not actor.dry_run:
                 self._maker.faults.reach(f"{acts.event}.before")
@@ -422,28 +267,3 @@ def _take_over(spare: Key, now: int) -> Change:
     scheduled = spare.times.activate_at
     times = replace(spare.times, activate_at=now if scheduled is None else min(now, scheduled))
     return Change(spare, replace(spare, state=KeyState.ACTIVE, times=times))
-
-
-def _keyset(store: KeyStore, name: str) -> Keyset:
-    found = next((one for one in store.keysets() if one.name == name), None)
-    if found is None:
-        raise KeysetNotFound(f"There is no keyset {name}.")
-    return found
-
-
-@contextmanager
-def planner_turn(store: KeyStore) -> Iterator[None]:
-    """Wait for the planner's lock.
-
-    Raises:
-        StoreUnavailable: another process has had it for too long.
-    """
-    deadline = time.monotonic() + _LOCK_PATIENCE
-    while True:
-        with store.planner_lock() as ours:
-            if ours:
-                yield
-                return
-        if time.monotonic() >= deadline:
-            raise StoreUnavailable("Another process is changing keys; try again.", retry_after=5)
-        time.sleep(0.05)

@@ -24,8 +24,9 @@ from kmsjwks.domain.algorithms import find_algorithm
 from kmsjwks.domain.keys import KeyState
 from kmsjwks.domain.timing import RotationSchedule
 from kmsjwks.domain.tokens import TokenRules
+from kmsjwks.services.acting import Actor
 from kmsjwks.services.faultpoints import FaultPoints
-from kmsjwks.services.lifecycle import Actor, KeysetSpec
+from kmsjwks.services.keysets import KeysetSpec
 from kmsjwks.services.signing import Caller, SignRequest
 
 T0, DAY = 1_900_000_000, 86400

@@ -12,9 +12,11 @@ from kmsjwks.domain.algorithms import find_algorithm
 from kmsjwks.domain.keys import Key, Keyset, KeyState
 from kmsjwks.domain.timing import InstallationTiming, RotationSchedule
 from kmsjwks.domain.tokens import TokenRules
+from kmsjwks.services.acting import Actor
 from kmsjwks.services.faultpoints import FaultPoints
 from kmsjwks.services.keymaking import KeyMaker
-from kmsjwks.services.lifecycle import Actor, KeyService, KeysetService, KeysetSpec
+from kmsjwks.services.keysets import KeysetService, KeysetSpec
+from kmsjwks.services.lifecycle import KeyService
 from kmsjwks.services.planning import Planner, PlannerOptions, TickReport, Visible
 from kmsjwks.storage.engine import make_engine
 from kmsjwks.storage.keystore import SqlKeyStore

@@ -28,7 +28,8 @@ from kmsjwks.domain.tokens import TokenRules
 from kmsjwks.http.app import create_app
 from kmsjwks.http.request_ids import REQUEST_ID
 from kmsjwks.http.wsgi import InFlight, wsgi_callback
-from kmsjwks.services.lifecycle import Actor, KeysetSpec
+from kmsjwks.services.acting import Actor
+from kmsjwks.services.keysets import KeysetSpec
 from tests.support.wiring import LastingBackend, install_backend_type, write_config
 
 SIGN = "/v1/keysets/demo/sign/jwt"
