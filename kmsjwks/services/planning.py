@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kmsjwks.domain import rotation
+from kmsjwks.domain import interventions, rotation
 from kmsjwks.domain.errors import BackendError, Conflict, TransitionRefused
 from kmsjwks.domain.keys import Key, Keyset, KeyState, check_transition
 from kmsjwks.domain.ports import (
@@ -189,12 +189,21 @@ class Planner:
                 after = _with_times(key, seen_at=int(self._clock.now()))
                 self._write(keyset, key, after, "seen", "in the JWKS through the public URL")
             else:
-                _log.warning(
-                    "Keyset %s: the key %s is not in the JWKS as the public URL serves it; "
-                    "its activation is blocked and the old key goes on signing.",
-                    keyset.name,
-                    key.kid,
-                )
+                self._block(keyset, key)
+
+    def _block(self, keyset: Keyset, key: Key) -> None:
+        """Loud, and without a date: one that was set before the gate was switched on is struck
+        out, or the key would take over by it."""
+        _log.warning(
+            "Keyset %s: the key %s is not in the JWKS as the public URL serves it; "
+            "its activation is blocked and the old key goes on signing.",
+            keyset.name,
+            key.kid,
+        )
+        now = int(self._clock.now())
+        after = interventions.unscheduled(keyset, key, self._timing, now)
+        if after != key:
+            self._write(keyset, key, after, "unscheduled", "not seen through the public URL")
 
     def _settle(self, keyset: Keyset) -> None:
         """Take over what was really signed, once every process has said so."""

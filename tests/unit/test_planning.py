@@ -11,6 +11,8 @@ from kmsjwks.domain.algorithms import find_algorithm
 from kmsjwks.domain.errors import BackendUnavailable, TransitionRefused
 from kmsjwks.domain.keys import Keyset, KeyState, is_published
 from kmsjwks.domain.timing import total, verifier_terms
+from kmsjwks.services.faultpoints import FaultPoints
+from kmsjwks.services.planning import Planner, PlannerOptions
 from tests.support.lifecycle import DAY, OPERATOR, T0, Lab, crash_at, spec
 
 
@@ -88,6 +90,20 @@ class TestGate:
         assert lab.spare.times.activate_at == lab.now + lab.timing.notice
         lab.tick(lab.timing.notice)
         assert lab.active.kid == spare.kid
+
+
+    def test_switched_on_when_a_date_is_set_already(self, lab: Lab) -> None:
+        lab.create()
+        lab.tick()
+        old = lab.active
+        assert lab.spare.times.activate_at is not None
+        options = PlannerOptions(lab.timing, lambda *_: False, FaultPoints())
+        gated = Planner(lab.store, {"fake": lab.backend}, lab.maker, lab.clock, options)
+        gated.tick()
+        assert lab.spare.times.activate_at is None
+        lab.clock.seconds += 30 * DAY
+        gated.tick()
+        assert lab.active.kid == old.kid
 
 
 class TestLastToken:
