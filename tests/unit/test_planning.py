@@ -91,7 +91,6 @@ class TestGate:
         lab.tick(lab.timing.notice)
         assert lab.active.kid == spare.kid
 
-
     def test_switched_on_when_a_date_is_set_already(self, lab: Lab) -> None:
         lab.create()
         lab.tick()
