@@ -10,11 +10,16 @@ from typing import Any
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.access import Action, Principal, require
 from kmsjwks.domain.audit import SigningRecord
-from kmsjwks.domain.errors import InvalidRequest, KeysetNotFound, KeysetUnusable
+from kmsjwks.domain.errors import (
+    InvalidRequest,
+    KeyNotFound,
+    KeysetNotFound,
+    KeysetUnusable,
+)
 from kmsjwks.domain.jws import read_compact
 from kmsjwks.domain.ports import AuditSink, Clock
 from kmsjwks.domain.tokens import LEEWAY, build_token
-from kmsjwks.services.snapshot import ReadyKeyset, SnapshotKeeper
+from kmsjwks.services.snapshot import ActiveKey, ReadyKeyset, SnapshotKeeper
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,18 @@ class SigningService:
             KeysetNotFound, KeysetUnusable, ClaimRejected, BackendError, AuditUnavailable.
         """
         require(caller.principal, Action.SIGN, keyset)
+        active, ready, now = self._active(keyset)
+        try:
+            return self._sign(caller, request, active, ready, now)
+        except KeyNotFound:
+            # A compromised key is destroyed at once, before every replica has looked again.
+            self._snapshots.refresh()
+            other, ready, now = self._active(keyset)
+            if other.key.kid == active.key.kid:
+                raise
+        return self._sign(caller, request, other, ready, now)
+
+    def _active(self, keyset: str) -> tuple[ActiveKey, ReadyKeyset, float]:
         ready = self._snapshots.for_signing(keyset)
         if ready is None:
             raise KeysetNotFound(f"There is no keyset {keyset}.")
@@ -77,6 +94,16 @@ class SigningService:
         active = ready.active_at(now)
         if active is None:
             raise KeysetUnusable(f"The keyset {keyset} has no active key.", retry_after=30)
+        return active, ready, now
+
+    def _sign(
+        self,
+        caller: Caller,
+        request: SignRequest,
+        active: ActiveKey,
+        ready: ReadyKeyset,
+        now: float,
+    ) -> SignedToken:
         content = build_token(
             ready.keyset.rules,
             request.claims,
@@ -93,7 +120,7 @@ class SigningService:
             SigningRecord(
                 time=now,
                 principal=caller.principal.name,
-                keyset=keyset,
+                keyset=ready.keyset.name,
                 kid=key.kid,
                 jti=content.jti,
                 exp=content.exp,

@@ -173,6 +173,16 @@ def test_readiness(client: FlaskClient, backend: BlockingBackend) -> None:
     assert (shown.json or {})["keysets_that_cannot_sign"] == 1
 
 
+def test_a_compromise_elsewhere_costs_no_request(client: FlaskClient, service: Service) -> None:
+    """The key is destroyed before this process looked again."""
+    before = sign(client).json or {}
+    service.keys.compromise(before["kid"], Actor("test"))
+    assert service.planner.tick().done
+    after = sign(client)
+    assert after.status_code == 200
+    assert (after.json or {})["kid"] != before["kid"]
+
+
 def test_not_ready_before_any_key_is_known(service: Service, tmp_path: Path) -> None:
     client = create_app(service).test_client()
     (tmp_path / "var" / "kmsjwks.db").unlink()
