@@ -98,10 +98,26 @@ class KeysetService:
                     f"Tokens of {name} are verified with the JWKS of {found.rules.issuer}; an "
                     "issuer with another path would withdraw it. Make a new keyset for it."
                 )
-            check_issuer(wanted, [one for one in self._store.keysets() if one.name != name])
+            moved = self._moved_along(found, wanted)
+            stay = {one.name for one, _ in moved} | {name}
+            check_issuer(wanted, [one for one in self._store.keysets() if one.name not in stay])
             if wanted != found and not actor.dry_run:
                 self._update(found, wanted, actor)
+                for before, after in moved:
+                    self._update(before, after, actor)
         return wanted
+
+    def _moved_along(self, found: Keyset, wanted: Keyset) -> list[tuple[Keyset, Keyset]]:
+        """An issuer that moves to another host or port takes all its keysets along: they share
+        its JWKS and metadata."""
+        old, new = found.rules.issuer, wanted.rules.issuer
+        if old == new:
+            return []
+        return [
+            (one, replace(one, rules=replace(one.rules, issuer=new)))
+            for one in self._store.keysets()
+            if one.rules.issuer == old and one.name != found.name
+        ]
 
     def _update(self, found: Keyset, wanted: Keyset, actor: Actor) -> None:
         now = int(self._clock.now())

@@ -353,6 +353,19 @@ class TestDestroy:
 
 
 class TestUpdate:
+    def test_an_issuer_that_moves_takes_its_keysets_along(self, lab: Lab) -> None:
+        lab.create("other")
+        demo = next(one for one in lab.store.keysets() if one.name == "demo")
+        moved = replace(demo.rules, issuer="https://elsewhere.example")
+        lab.keysets.update("demo", moved, demo.schedule, OPERATOR)
+        assert {one.rules.issuer for one in lab.store.keysets()} == {moved.issuer}
+
+    def test_an_issuer_keeps_its_path(self, lab: Lab) -> None:
+        demo = lab.store.keysets()[0]
+        moved = replace(demo.rules, issuer=demo.rules.issuer + "/new")
+        with pytest.raises(Conflict, match="would withdraw"):
+            lab.keysets.update("demo", moved, demo.schedule, OPERATOR)
+
     def test_a_shorter_lifetime_does_not_shorten_tokens_that_are_out(self, lab: Lab) -> None:
         old = lab.active
         rules = replace(lab.store.keysets()[0].rules, max_lifetime=600)
