@@ -13,7 +13,6 @@ from kmsjwks.domain.algorithms import Algorithm
 from kmsjwks.domain.audit import SigningRecord
 from kmsjwks.domain.documents import Document
 from kmsjwks.domain.keys import Key, Keyset
-from kmsjwks.domain.tokens import TokenRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +206,6 @@ class KeyStore(Protocol):
         Raises:
             Conflict: the name, a kid, or a key in the backend is taken; a key is another keyset's;
                 or no creation of this keyset, backend and algorithm is open under a request id.
-        """
-
-    def update_rules(self, keyset: str, rules: TokenRules) -> None:
-        """Replace the token rules of a keyset; they hold for tokens signed from then on.
-
-        Raises:
-            KeysetNotFound
         """
 
     def apply(

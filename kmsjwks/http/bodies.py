@@ -21,14 +21,20 @@ _LONGEST_CONTENT_TYPE = 256  # characters
 _DISCARDED_BYTES, _CHUNK_BYTES = 32 * 1024 * 1024, 256 * 1024
 
 
-def read_object(request: Request, allowed: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
+def read_object(
+    request: Request, allowed: Mapping[str, type | tuple[type, ...]], *, optional: bool = False
+) -> dict[str, Any]:
     """The JSON object in the body, with no other members than ``allowed`` (name -> type).
+
+    ``optional``: no body at all is an empty object.
 
     Raises:
         UnsupportedMediaType, RequestTooLarge, MalformedJson.
         InvalidRequest: not an object, an unknown member, or one of the wrong type.
     """
     data = _read(request)  # before any answer: the server closes the connection on an unread body
+    if optional and not data:
+        return {}
     content_type = request.headers.get("Content-Type", "")
     if len(content_type) > _LONGEST_CONTENT_TYPE or "," in content_type:
         raise UnsupportedMediaType("Send one Content-Type, application/json.")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec
 
-from flask import Request, g
+from flask import Request, Response, g
 
 from kmsjwks.bootstrap import Service
 from kmsjwks.domain.access import Principal
 from kmsjwks.domain.errors import Unavailable
 from kmsjwks.http.authentication import Authenticator, authenticate
 from kmsjwks.services.signing import Caller
+
+P = ParamSpec("P")
 
 
 class Overloaded(Unavailable):
@@ -40,6 +44,16 @@ class HttpContext:
             Unauthenticated
         """
         return Caller(self.principal(request), g.request_id)
+
+    def bounded(self, view: Callable[P, Response]) -> Callable[P, Response]:
+        """A view that as a whole counts as waiting for a device or a client."""
+
+        @wraps(view)
+        def run(*args: P.args, **kwargs: P.kwargs) -> Response:
+            with self.bulkhead():
+                return view(*args, **kwargs)
+
+        return run
 
     @contextmanager
     def bulkhead(self) -> Iterator[None]:

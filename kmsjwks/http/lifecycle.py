@@ -59,10 +59,11 @@ def blueprint(context: HttpContext) -> Blueprint:
         principal = context.principal(request)
         require(principal, Action.MANAGE, name)
         allowed = members if members is not None else {"dry_run": bool}
-        body = read_object(request, allowed) if request.content_length else {}
+        body = read_object(request, allowed, optional=members is None)
         return Actor(principal.name, body.get("dry_run", False)), body
 
     @routes.put("/<name>")
+    @context.bounded
     def put_keyset(name: str) -> Response:
         who, body = actor(name, _PUT_MEMBERS)
         keyset = service.keysets.ensure(_spec(context, name, body), who)
@@ -70,6 +71,7 @@ def blueprint(context: HttpContext) -> Blueprint:
         return _answer({"name": keyset.name, "dry_run": who.dry_run}, context)
 
     @routes.post("/<name>/rotate")
+    @context.bounded
     def rotate(name: str) -> Response:
         who, _ = actor(name)
         proposal = service.keys.rotate(name, who)
@@ -77,6 +79,7 @@ def blueprint(context: HttpContext) -> Blueprint:
         return _answer(_shown(proposal, who), context)
 
     @routes.post(f"/<name>/keys/<kid>/<any({','.join(repr(act) for act in _ACTS)}):act>")
+    @context.bounded
     def act_on_key(name: str, kid: str, act: str) -> Response:
         who, _ = actor(name)
         _key(context, name, kid)
@@ -85,14 +88,14 @@ def blueprint(context: HttpContext) -> Blueprint:
         return _answer(_shown(proposal, who), context)
 
     @routes.get("/<name>/keys/<kid>/evidence")
+    @context.bounded
     def evidence(name: str, kid: str) -> Response:
         require(context.principal(request), Action.READ, name)
         key = _key(context, name, kid)
         backend = service.backends.get(key.backend)
         if backend is None:
             raise KeyNotKnown(f"The backend {key.backend} is not configured here.")
-        with context.bulkhead():
-            told = backend.evidence(key.ref)
+        told = backend.evidence(key.ref)
         return _answer({**asdict(told), "sound": told.sound}, context)
 
     return routes

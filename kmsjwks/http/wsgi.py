@@ -26,8 +26,6 @@ class Reply(Protocol):
 
     def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None: ...
 
-    def response_iter(self, status: int, headers: list[tuple[str, str]], body: Any) -> None: ...
-
 
 class InFlight:
     """Which thread is serving which response. One dict operation a request; the GIL is the lock."""

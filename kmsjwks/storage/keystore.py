@@ -10,10 +10,9 @@ from sqlalchemy import Connection, Engine, and_, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from kmsjwks.domain.algorithms import Algorithm
-from kmsjwks.domain.errors import Conflict, KeysetNotFound, StoreUnavailable
+from kmsjwks.domain.errors import Conflict, StoreUnavailable
 from kmsjwks.domain.keys import Key, Keyset
 from kmsjwks.domain.ports import Change, Lease, LifecycleEvent
-from kmsjwks.domain.tokens import TokenRules
 from kmsjwks.storage import leases, plannerlock, rows, schema, writes
 from kmsjwks.storage.migration import HEAD, schema_is_current
 from kmsjwks.storage.rows import CreationIntent
@@ -85,13 +84,6 @@ class SqlKeyStore:
                     writes.finish_creation(connection, creation, key, keyset.created_at)
             if event is not None:
                 writes.record(connection, event)
-
-    def update_rules(self, keyset: str, rules: TokenRules) -> None:
-        table = schema.keysets
-        change = update(table).where(table.c.name == keyset).values(rules=rows.rules_to_text(rules))
-        with self._changing() as connection:
-            if connection.execute(change).rowcount != 1:
-                raise KeysetNotFound(f"There is no keyset {keyset}.")
 
     def apply(
         self,

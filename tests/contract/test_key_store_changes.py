@@ -241,7 +241,7 @@ class TestUpdatingKeysets:
 
     def test_a_stale_before_conflicts(self, store: KeyStore) -> None:
         add(store, ACTIVE)
-        store.update_rules("demo", self.AFTER.rules)
+        store.update_keyset(DEMO, replace(DEMO, rules=self.AFTER.rules), [], event("theirs"))
         revision = store.revision()
         with pytest.raises(Conflict, match="keyset demo was changed by another"):
             store.update_keyset(DEMO, self.AFTER, [], event())
@@ -251,7 +251,7 @@ class TestUpdatingKeysets:
                 current, self.AFTER, [to(replace(ACTIVE, version=9), KeyState.COMPROMISED)], event()
             )
         assert (list(store.keysets()), store.revision()) == ([current], revision)
-        assert list(store.events("demo")) == []
+        assert [one.event for one in store.events("demo")] == ["theirs"]
 
     @pytest.mark.parametrize(
         "after",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ CLIENT = f"""
 max_concurrency = 1
 [clients.all]
 token_sha256 = ["{hashlib.sha256(b"secret").hexdigest()}"]
-grants = [{{ actions = ["sign", "verify", "read"], keysets = ["*"] }}]
+grants = [{{ actions = ["sign", "verify", "read", "manage"], keysets = ["*"] }}]
 """
 
 
@@ -181,6 +182,29 @@ def test_a_compromise_elsewhere_costs_no_request(client: FlaskClient, service: S
     after = sign(client)
     assert after.status_code == 200
     assert (after.json or {})["kid"] != before["kid"]
+
+
+def test_a_dry_run_in_a_body_of_unknown_length_is_one(
+    client: FlaskClient, service: Service
+) -> None:
+    """Chunked, so without Content-Length: what it asks for must not be overlooked."""
+    before = [(key.kid, key.state, key.hold) for key in service.store.keys("demo")]
+    response = client.post(
+        f"/v1/keysets/demo/keys/{before[0][0]}/hold",
+        input_stream=BytesIO(b'{"dry_run": true}'),
+        content_type="application/json",
+        headers=BEARER,
+        environ_overrides={"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True},
+    )
+    assert response.status_code == 200
+    assert (response.json or {})["dry_run"] is True
+    assert [(key.kid, key.state, key.hold) for key in service.store.keys("demo")] == before
+
+
+def test_no_body_is_no_dry_run(client: FlaskClient, service: Service) -> None:
+    kid = service.store.keys("demo")[0].kid
+    assert client.post(f"/v1/keysets/demo/keys/{kid}/hold", headers=BEARER).status_code == 200
+    assert service.store.keys("demo")[0].hold
 
 
 def test_not_ready_before_any_key_is_known(service: Service, tmp_path: Path) -> None:
