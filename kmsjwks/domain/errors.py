@@ -166,11 +166,67 @@ class BackendUnavailable(BackendError, Unavailable):
     title = "Backend unavailable"
 
 
+class BackendThrottled(BackendUnavailable):
+    """More requests than the backend's quota allows. The backend itself is well."""
+
+    code = "backend-throttled"
+    title = "Backend quota used up"
+
+
 class BackendDenied(BackendError):
     """The device refused us: wrong PIN, locked PIN, missing permission. Never retried."""
 
     code = "backend-denied"
     title = "Backend denied access"
+
+
+class CredentialsMissing(BackendDenied):
+    """There is nothing to authenticate to the backend with."""
+
+    code = "backend-credentials-missing"
+    title = "No credentials for the backend"
+
+
+class CredentialsExpired(BackendDenied):
+    """What we authenticated with is valid no more."""
+
+    code = "backend-credentials-expired"
+    title = "Credentials for the backend expired"
+
+
+class WrongAccount(BackendDenied):
+    """The key is another account's than the one that the credentials belong to."""
+
+    code = "backend-wrong-account"
+    title = "Key of another account"
+
+
+class WrongRegion(BackendDenied):
+    """The key is in a Region that is not configured."""
+
+    code = "backend-wrong-region"
+    title = "Key of another Region"
+
+
+class KeyDisabled(BackendError):
+    """The key is there, and somebody disabled it; enabling it again brings it back."""
+
+    code = "backend-key-disabled"
+    title = "Key disabled in the backend"
+
+
+class KeyPendingDeletion(KeyNotFound):
+    """The key waits for its deletion, which can still be cancelled; it serves nothing."""
+
+    code = "backend-key-pending-deletion"
+    title = "Key pending deletion in the backend"
+
+
+class MessageTooLarge(BackendError, RequestTooLarge):
+    """The backend takes no message of this length for this algorithm; it was not asked."""
+
+    code = "message-too-large"
+    title = "Message too large for the backend"
 
 
 class BackendProtocolError(BackendError):

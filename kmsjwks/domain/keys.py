@@ -78,8 +78,25 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
+class Standby:
+    """Where a keyset's keys take over when its primary backend fails, and when they do.
+
+    In seconds: ``failover_after``, how long the backend that signs must have been unavailable;
+    ``failback_after``, how long the primary must have been available again. None: on command only.
+    """
+
+    backend: str
+    failover_after: int | None = 60
+    failback_after: int | None = 3600
+
+
+@dataclass(frozen=True, slots=True)
 class Keyset:
-    """A named series of keys with one algorithm, issuer and set of token rules."""
+    """A named series of keys with one algorithm, issuer and set of token rules.
+
+    ``backend`` is the primary: where its keys are made, and where it moves to when the active key
+    is elsewhere for another reason than a failover.
+    """
 
     name: str
     algorithm: Algorithm
@@ -87,6 +104,12 @@ class Keyset:
     rules: TokenRules
     created_at: int
     schedule: RotationSchedule = field(default_factory=RotationSchedule)
+    standby: Standby | None = None
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """Where it keeps a published spare, the primary first."""
+        return (self.backend,) if self.standby is None else (self.backend, self.standby.backend)
 
 
 def check_transition(key: Key, to: KeyState) -> None:

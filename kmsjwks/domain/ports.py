@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from kmsjwks.domain.algorithms import Algorithm
 from kmsjwks.domain.audit import SigningRecord
@@ -57,6 +57,16 @@ class BackendStatus:
     since: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that `doctor` tried; ``said`` is in an administrator's words, several lines where
+    there is something to paste."""
+
+    check: str
+    ok: bool
+    said: str
+
+
 class KeyBackend(Protocol):
     """Custody of private keys. Thread-safe. Raises only BackendError subclasses."""
 
@@ -64,8 +74,10 @@ class KeyBackend(Protocol):
     def algorithms(self) -> frozenset[Algorithm]:
         """What the device really offers."""
 
-    def create_key(self, alg: Algorithm, *, request_id: str) -> BackendKey:
+    def create_key(self, alg: Algorithm, *, request_id: str, keyset: str = "") -> BackendKey:
         """Generate a non-extractable key; the same ``request_id`` gives the same key.
+
+        ``keyset`` is what the key is for, where the device can show that to people.
 
         Raises:
             UnsupportedAlgorithm: not in ``algorithms``, or the id is taken by another algorithm.
@@ -82,12 +94,24 @@ class KeyBackend(Protocol):
 
     def sign(self, key: BackendKey, message: bytes) -> bytes:
         """The JOSE signature (RFC 7518 section 3) of ``message``, which is hashed here where the
-        scheme hashes."""
+        scheme hashes.
+
+        Raises:
+            MessageTooLarge: the device does not take so long a message; it was not asked.
+        """
 
     def evidence(self, ref: str) -> Evidence: ...
 
     def destroy_key(self, ref: str) -> datetime:
-        """Idempotent. Returns when destruction becomes irreversible (aware, UTC)."""
+        """The key serves nothing from now on. Idempotent. Returns when that becomes irreversible
+        (aware, UTC): now, or the end of the device's own waiting window."""
+
+    def cancel_destruction(self, ref: str) -> None:
+        """Bring a key back whose destruction is not irreversible yet. Idempotent.
+
+        Raises:
+            KeyNotFound: it is.
+        """
 
     def check(self) -> None:
         """Ask the device whether it can serve; signs nothing."""
@@ -95,6 +119,14 @@ class KeyBackend(Protocol):
     def status(self) -> BackendStatus: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class SelfExamining(Protocol):
+    """A backend that can say more about itself to `doctor` than what every backend is asked."""
+
+    def examine(self) -> Iterator[Finding]:
+        """Check by check; raises nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from kmsjwks.domain.algorithms import Algorithm, find_algorithm
 from kmsjwks.domain.errors import BackendError, KeyNotFound
-from kmsjwks.domain.ports import Evidence, KeyBackend
+from kmsjwks.domain.ports import Evidence, Finding, KeyBackend
 from kmsjwks.domain.signatures import make_verifier
 
 _TRIED_FIRST = ("ES256", "RS256", "Ed25519", "ES384", "ES256K")
 _MESSAGE = b"kmsjwks doctor"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing tried; ``said`` is in an administrator's words."""
-
-    check: str
-    ok: bool
-    said: str
 
 
 def diagnose(backend: KeyBackend) -> Iterator[Finding]:

@@ -54,7 +54,7 @@ class FakeBackend:
     def algorithms(self) -> frozenset[Algorithm]:
         return self._algorithms
 
-    def create_key(self, alg: Algorithm, *, request_id: str) -> BackendKey:
+    def create_key(self, alg: Algorithm, *, request_id: str, keyset: str = "") -> BackendKey:
         ref = ref_of(request_id)
         with self._lock:
             self._refuse_if_broken()
@@ -103,6 +103,9 @@ class FakeBackend:
             self._refuse_if_broken()
             self._keys.pop(ref, None)
             return self._destroyed.setdefault(ref, self._clock())
+
+    def cancel_destruction(self, ref: str) -> None:
+        self._find(ref)
 
     def check(self) -> None:
         with self._lock:
