@@ -60,7 +60,7 @@ distclean: clean ## Remove .venv and all caches too
 
 .PHONY: setup
 setup:
-	@scripts/require.sh venv softhsm flock curl p11-kit postgresql
+	@scripts/require.sh venv softhsm flock curl p11-kit postgresql nginx
 	@scripts/venv.sh
 
 .PHONY: venv

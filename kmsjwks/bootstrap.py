@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import secrets
@@ -12,12 +13,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
+from multiprocessing.util import Finalize
 from typing import Any
 
 from kmsjwks.config import BackendSettings, Settings
-from kmsjwks.domain.access import Principal
-from kmsjwks.domain.errors import ConfigurationError, InvalidRequest, StoreUnavailable
+from kmsjwks.domain.errors import (
+    AuditUnavailable,
+    ConfigurationError,
+    InvalidRequest,
+    StoreUnavailable,
+)
 from kmsjwks.domain.ports import (
+    AuditSink,
     BackendContext,
     BackendFactory,
     Clock,
@@ -28,6 +35,9 @@ from kmsjwks.domain.ports import (
 from kmsjwks.domain.timing import InstallationTiming
 from kmsjwks.publishing.targets import target_for
 from kmsjwks.publishing.visibility import PublicJwks
+from kmsjwks.services.audited import ActTrail, DeferringSink
+from kmsjwks.services.auditedbackend import AuditedBackend
+from kmsjwks.services.auditedstore import AuditedKeyStore
 from kmsjwks.services.exporting import Exporter, ExportTiming, ScheduledExport
 from kmsjwks.services.faultpoints import FaultPoints
 from kmsjwks.services.keymaking import KeyMaker
@@ -38,12 +48,14 @@ from kmsjwks.services.planning import Planner, PlannerOptions
 from kmsjwks.services.publication import DocumentWarnings
 from kmsjwks.services.signing import SigningService
 from kmsjwks.services.snapshot import Refreshing, Snapshot, SnapshotKeeper, take_snapshot
-from kmsjwks.storage.audit_file import FileAuditSink
+from kmsjwks.storage.audit_chain import FileLimits, check_directory
+from kmsjwks.storage.audit_file import FileAuditSink, SinkOptions
 from kmsjwks.storage.engine import make_engine
 from kmsjwks.storage.keystore import SqlKeyStore
 from kmsjwks.storage.lastgood import LastGoodDocuments
 from kmsjwks.storage.migration import migrate
 
+_log = logging.getLogger(__name__)
 BACKEND_GROUP = "kmsjwks.backends"
 
 
@@ -65,7 +77,8 @@ class Service:
     keys: KeyService
     planner: Planner
     signing: SigningService
-    principals: Mapping[str, Principal]  # by lower-case hex SHA-256 of the bearer token
+    clock: Clock
+    audit: AuditSink
     export: ScheduledExport | None = None
 
     def close(self) -> None:
@@ -76,6 +89,7 @@ class Service:
             self.snapshots.close()
         for backend in self.backends.values():
             backend.close()
+        _close_audit(self.audit)
 
 
 def prepare_database(settings: Settings) -> None:
@@ -106,12 +120,15 @@ def build(
     """
     clock = clock or SystemClock()
     backends = open_backends(settings, environ, hooks)
-    store = SqlKeyStore(make_engine(settings.database.url, create=False))
+    audit = audit_sink(settings, clock, hooks)
+    trail = ActTrail(audit, clock)
+    makers = {name: AuditedBackend(name, one, trail) for name, one in backends.items()}
+    store = AuditedKeyStore(SqlKeyStore(make_engine(settings.database.url, create=False)), trail)
     timing = timing_of(settings)
     faults = faults or FaultPoints()
     published = LastGoodDocuments(settings.state.directory / "documents.json")
     export = scheduled_export(settings, clock)
-    maker = KeyMaker(store, backends, clock, faults)
+    maker = KeyMaker(store, makers, clock, faults)
     snapshots = SnapshotKeeper(
         take=lambda now: take_snapshot(store, backends, max_age=settings.jwks.max_age, now=now),
         revision=store.revision,
@@ -125,7 +142,6 @@ def build(
         ),
     )
     gate = PublicJwks() if settings.rotation.check_public_jwks else None
-    audit = FileAuditSink(settings.audit.directory)
     return Service(
         settings=settings,
         timing=timing,
@@ -134,11 +150,39 @@ def build(
         snapshots=snapshots,
         keysets=KeysetService(store, backends, maker, clock, timing),
         keys=KeyService(store, maker, clock, timing, gated=gate is not None),
-        planner=Planner(store, backends, maker, clock, PlannerOptions(timing, gate, faults)),
+        planner=Planner(store, makers, maker, clock, PlannerOptions(timing, gate, faults)),
         signing=SigningService(snapshots, audit, clock, new_jti),
-        principals=principals(settings),
+        clock=clock,
+        audit=audit,
         export=export,
     )
+
+
+def audit_sink(settings: Settings, clock: Clock, hooks: ServerHooks | None) -> DeferringSink:
+    """Of a serving process, its chain is closed when the process ends.
+
+    Raises:
+        ConfigurationError: others may write to the directory.
+    """
+    audit = settings.audit
+    check_directory(audit.directory)
+    options = SinkOptions(
+        FileLimits(audit.max_file_bytes, audit.max_file_age),
+        disk=audit.durability == "disk",
+        timeout=audit.write_timeout,
+    )
+    on_stall = hooks.on_audit_stall if hooks else None
+    sink = DeferringSink(FileAuditSink(audit.directory, options, clock, on_stall))
+    if hooks:
+        Finalize(None, _close_audit, (sink,), exitpriority=1)
+    return sink
+
+
+def _close_audit(sink: AuditSink) -> None:
+    try:
+        sink.close()
+    except AuditUnavailable as error:
+        _log.error("The audit chain was left open: %s", error)
 
 
 def _after_refresh(
@@ -182,7 +226,8 @@ def scheduled_export(settings: Settings, clock: Clock) -> ScheduledExport | None
     if not targets:
         return None
     fresh_for = max(ExportTiming().fresh_for, 3 * settings.snapshot.refresh_interval)
-    return ScheduledExport(Exporter(targets), clock, ExportTiming(fresh_for=fresh_for))
+    exporter = Exporter(targets, settings.jwks.is_public)
+    return ScheduledExport(exporter, clock, ExportTiming(fresh_for=fresh_for))
 
 
 def timing_of(settings: Settings) -> InstallationTiming:
@@ -203,14 +248,6 @@ def _process_name() -> str:
 def new_jti() -> str:
     """128 random bits, base64url."""
     return secrets.token_urlsafe(16)
-
-
-def principals(settings: Settings) -> dict[str, Principal]:
-    return {
-        digest: Principal(client.name, client.grants)
-        for client in settings.clients
-        for digest in client.token_sha256
-    }
 
 
 def open_backends(

@@ -1,13 +1,25 @@
-"""`kmsjwks clients`: bearer tokens."""
+"""`kmsjwks clients`: who may call, what they may do, and bearer tokens."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import secrets
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import click
+
+from kmsjwks.cli.output import emit, shown_time
+from kmsjwks.cli.session import Exit, Session, exits
+from kmsjwks.cli.types import Duration, JsonObject
+from kmsjwks.config import BearerToken, ClientSettings, Settings
+from kmsjwks.domain.access import Action, Principal, decide
+from kmsjwks.domain.errors import InvalidRequest
+from kmsjwks.domain.narrowing import TokenRequest
+from kmsjwks.domain.principals import TokenIdentity
 
 _PREFIX = "kmsjwks_"
 
@@ -49,3 +61,114 @@ def hash_(file: Path) -> None:
 
 def _digest(value: str) -> str:
     return hashlib.sha256(value.encode()).hexdigest()
+
+
+@clients.command("list")
+@click.pass_context
+@exits
+def list_(context: click.Context) -> None:
+    """Show every client: how it authenticates, and its grants, one a line."""
+    session: Session = context.obj
+    emit(context, [row for client in session.settings().clients for row in _rows(client)])
+
+
+def _rows(client: ClientSettings) -> list[dict[str, Any]]:
+    ways = _ways(client)
+    return [
+        {
+            "client": client.name,
+            "authenticates": ways,
+            "rule": grant.rule if grant else None,
+            "actions": [one.value for one in Action if one in grant.actions] if grant else [],
+            "keysets": list(grant.keysets) if grant else [],
+            "tokens_must_have": list(grant.narrowing.described()) if grant else [],
+        }
+        for grant in client.grants or (None,)
+    ]
+
+
+def _ways(client: ClientSettings) -> list[str]:
+    return [
+        *map(_token, client.tokens),
+        *map(_oidc, client.oidc),
+        *(f"certificate {one.kind.value} {one.value}" for one in client.certificates),
+    ]
+
+
+def _token(token: BearerToken) -> str:
+    """Enough of the hash to find it in the file."""
+    until = f" until {shown_time(int(token.expires))}" if token.expires is not None else ""
+    return f"token {token.sha256[:8]}{until}"
+
+
+def _oidc(identity: TokenIdentity) -> str:
+    subject = f" sub {identity.subject}" if identity.subject is not None else ""
+    claims = f" and {', '.join(identity.claims)}" if identity.claims else ""
+    return f"oidc {identity.issuer}{subject}{claims}"
+
+
+@clients.command()
+@click.argument("name")
+@click.argument("action", type=click.Choice([action.value for action in Action]))
+@click.argument("keyset")
+@click.option(
+    "--claims",
+    "claims_file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    help="File with the claims of a token to be signed, as a JSON object; '-' for stdin.",
+)
+@click.option("--ttl", type=Duration(), help="Lifetime of that token, e.g. 300s or 15m.")
+@click.pass_context
+@exits
+def can(
+    context: click.Context,
+    name: str,
+    action: str,
+    keyset: str,
+    claims_file: str | None,
+    ttl: int | None,
+) -> None:
+    """Explain whether the client NAME may do ACTION with KEYSET, and which rule says so.
+
+    Exit codes: 0 allowed, 4 denied. Grants are decided by names: KEYSET need not exist. With
+    --claims or --ttl the narrowing of grants is decided too; rules of the keyset are not.
+    """
+    session: Session = context.obj
+    settings = session.settings()
+    principal = _principal(settings, name)
+    request = None
+    if claims_file is not None or ttl is not None:
+        if action != Action.SIGN.value:
+            raise click.UsageError("--claims and --ttl are for the action sign.")
+        request = _request(claims_file, ttl)
+    decision = decide(principal, Action(action), keyset, request)
+    shown = {
+        "client": principal.name,
+        "action": action,
+        "keyset": keyset,
+        "allowed": decision.allowed,
+        "rule": decision.rule or None,
+        "member": decision.member or None,
+        "why": decision.why,
+    }
+    emit(context, shown)
+    sys.exit(Exit.OK if decision.allowed else Exit.DENIED)
+
+
+def _principal(settings: Settings, name: str) -> Principal:
+    for client in settings.clients:
+        if client.name == name:
+            return Principal(name, client.grants)
+    known = ", ".join(client.name for client in settings.clients) or "none"
+    raise InvalidRequest(f"There is no client {name!r} in the configuration; known: {known}.")
+
+
+def _request(claims_file: str | None, ttl: int | None) -> TokenRequest:
+    claims: dict[str, Any] = {}
+    if claims_file is not None:
+        source = claims_file if claims_file == "-" else f"@{claims_file}"
+        claims = JsonObject().convert(source, None, None)
+    exp = claims.get("exp")
+    if ttl is None and isinstance(exp, int):
+        ttl = exp - int(time.time())
+    return TokenRequest(claims, ttl)

@@ -11,6 +11,7 @@ import click
 from kmsjwks.bootstrap import Service
 from kmsjwks.cli.acts import acting, report
 from kmsjwks.cli.output import emit, shown_duration, shown_time
+from kmsjwks.cli.ruleoptions import RULE_OPTIONS, rules_from
 from kmsjwks.cli.session import Session, exits
 from kmsjwks.cli.types import Duration
 from kmsjwks.domain.algorithms import ALGORITHMS, Algorithm, find_algorithm
@@ -18,11 +19,9 @@ from kmsjwks.domain.errors import InvalidRequest, KeysetNotFound
 from kmsjwks.domain.explanation import explain
 from kmsjwks.domain.keys import Key, Keyset
 from kmsjwks.domain.timing import RotationSchedule
-from kmsjwks.domain.tokens import TokenRules
 from kmsjwks.services.acting import Actor
 from kmsjwks.services.keysets import KeysetSpec
 
-_DEFAULT_LIFETIME = 300  # seconds
 _NAMES = ", ".join(dict.fromkeys(one.jose for one in ALGORITHMS))
 
 
@@ -46,19 +45,7 @@ def _rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--curve", help="Curve of EdDSA: Ed25519 (default) or Ed448."),
             click.option("--backend", help="Default: the only one that is configured."),
             click.option("--issuer", help="The iss URL. Default: the service's base URL."),
-            click.option(
-                "--audience",
-                "audiences",
-                multiple=True,
-                help="An allowed aud; repeatable. '*' (default) allows any.",
-            ),
-            click.option("--typ", default="JWT", show_default=True, help="The typ header."),
-            click.option("--max-lifetime", type=Duration(), default="1h", show_default=True),
-            click.option(
-                "--default-lifetime", type=Duration(), help="Default: 5m, or the maximum if less."
-            ),
-            click.option("--require", "required", multiple=True, help="A claim that must be sent."),
-            click.option("--forbid", "forbidden", multiple=True, help="A claim that must not."),
+            *RULE_OPTIONS,
             click.option(
                 "--rotation-period",
                 "period",
@@ -147,16 +134,7 @@ def _emit_outcome(context: click.Context, service: Service, name: str, actor: Ac
 
 def _wanted(service: Service, name: str, options: dict[str, Any]) -> KeysetSpec:
     algorithm = find_algorithm(options["alg"], key_bits=options["key_size"], curve=options["curve"])
-    maximum = options["max_lifetime"]
-    rules = TokenRules(
-        issuer=options["issuer"] or _default_issuer(service, name, algorithm),
-        audiences=options["audiences"] or ("*",),
-        typ=options["typ"],
-        max_lifetime=maximum,
-        default_lifetime=options["default_lifetime"] or min(_DEFAULT_LIFETIME, maximum),
-        required=options["required"],
-        forbidden=options["forbidden"],
-    )
+    rules = rules_from(options, options["issuer"] or _default_issuer(service, name, algorithm))
     schedule = RotationSchedule(
         period=options["period"],
         propagation=options["propagation"],
@@ -224,6 +202,11 @@ def _emit_one(context: click.Context, service: Service, name: str) -> None:
             "default_lifetime": shown_duration(rules.default_lifetime),
             "required_claims": list(rules.required),
             "forbidden_claims": list(rules.forbidden),
+            "fixed_claims": dict(rules.fixed),
+            "allowed_claims": list(rules.allowed),
+            "nbf": rules.nbf,
+            "jti": rules.jti,
+            "profile": rules.profile,
             "rotation_period": shown_duration(schedule.period) if schedule.period else "on demand",
             "propagation": shown_duration(schedule.propagation),
             "leeway": shown_duration(schedule.leeway),

@@ -12,7 +12,7 @@ import click
 from kmsjwks.bootstrap import build, prepare_database
 from kmsjwks.cli.logs import configure_logging
 from kmsjwks.cli.session import Session, exits
-from kmsjwks.config import Settings
+from kmsjwks.config import ServerSettings, Settings
 from kmsjwks.domain.errors import StoreUnavailable
 from kmsjwks.domain.ports import ServerHooks
 from kmsjwks.http.app import create_app
@@ -44,15 +44,20 @@ def serve(session: Session, host: str | None, port: int | None, workers: int | N
         # Verifiers first: the last JWKS is served, and the rest follows when the database is back.
         _log.error("Started without a database: %s", error)
     _log.info(
-        "kmsjwks serves %s on http://%s:%d",
+        "kmsjwks serves %s on %s",
         settings.server.base_url,
-        settings.server.host,
-        settings.server.port,
+        _address(settings.server),
     )
     if settings.rotation.development:
         _log.warning("rotation.development is set: UNSAFE, verifiers may lose.")
     serve_http(settings, partial(_load, settings, environ))
     _log.info("kmsjwks has stopped.")
+
+
+def _address(server: ServerSettings) -> str:
+    if server.unix_socket is not None:
+        return f"unix:{server.unix_socket}"
+    return f"http://{server.host}:{server.port}"
 
 
 def _load(settings: Settings, environ: dict[str, str], hooks: ServerHooks) -> Any:

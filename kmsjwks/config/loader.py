@@ -9,15 +9,14 @@ from pathlib import Path, PurePath
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
-from kmsjwks.config import schema, values
+from kmsjwks.config import callers, limits, schema, values
 from kmsjwks.config.environment import read_environment
 from kmsjwks.config.places import Place, Problem
 from kmsjwks.config.settings import (
     AuditSettings,
     BackendSettings,
-    ClientSettings,
+    BearerSettings,
     DatabaseSettings,
-    JwksSettings,
     LoggingSettings,
     MetricsSettings,
     PublicationSettings,
@@ -30,7 +29,6 @@ from kmsjwks.config.settings import (
 from kmsjwks.config.sources import Assignment, overlay, parse_text, split_name
 from kmsjwks.config.tomlfile import find_config_file, read_config_file
 from kmsjwks.config.validation import Places, validate
-from kmsjwks.domain.access import Grant
 from kmsjwks.domain.errors import ConfigurationError
 
 _NO_OVERRIDES: Mapping[str, object] = MappingProxyType({})
@@ -103,16 +101,17 @@ def _flag_value(value: object, location: tuple[str, ...]) -> object:
 
 
 def _settings(document: schema.Document, path: Path, base_directory: Path) -> Settings:
-    server = _server(document.server)
-    clients = tuple(_client(name, client) for name, client in document.clients.items())
+    server = _server(document.server, base_directory)
+    clients = tuple(callers.client(name, client) for name, client in document.clients.items())
     return Settings(
         server=server,
         database=DatabaseSettings(
             url=values.resolve_database_url(document.database.url, str(base_directory))
         ),
         state=StateSettings(directory=base_directory / document.state.directory),
-        audit=AuditSettings(directory=base_directory / document.audit.directory),
-        jwks=JwksSettings(max_age=document.jwks.max_age),
+        audit=_audit(document.audit, base_directory),
+        jwks=limits.jwks(document.jwks),
+        quotas=limits.quotas(document.quotas),
         snapshot=SnapshotSettings(refresh_interval=document.snapshot.refresh_interval),
         rotation=RotationSettings(**document.rotation.model_dump()),
         publication=PublicationSettings(
@@ -121,6 +120,9 @@ def _settings(document: schema.Document, path: Path, base_directory: Path) -> Se
         ),
         metrics=MetricsSettings(document.metrics.host, document.metrics.port or None),
         logging=LoggingSettings(level=document.logging.level, format=document.logging.format),
+        bearer=BearerSettings(document.bearer.enabled),
+        mtls=callers.mtls(document.mtls, base_directory),
+        oidc=tuple(callers.oidc(table, base_directory) for table in document.oidc),
         backends=MappingProxyType(
             {name: _backend(name, backend) for name, backend in document.backends.items()}
         ),
@@ -129,16 +131,19 @@ def _settings(document: schema.Document, path: Path, base_directory: Path) -> Se
         base_directory=base_directory,
         warnings=(
             *_development(document.rotation),
-            *_warnings(server, document.server.base_url is not None, clients),
+            *_warnings(server, document.server.base_url is not None),
+            *callers.warnings(document, clients),
+            *limits.warnings(document),
         ),
     )
 
 
-def _server(table: schema.Server) -> ServerSettings:
+def _server(table: schema.Server, base_directory: Path) -> ServerSettings:
     host = f"[{table.host}]" if ":" in table.host else table.host
     return ServerSettings(
         host=table.host,
         port=table.port,
+        unix_socket=base_directory / table.unix_socket if table.unix_socket else None,
         workers=table.workers,
         max_concurrency=table.max_concurrency,
         base_url=table.base_url or f"http://{host}:{table.port}",
@@ -147,17 +152,19 @@ def _server(table: schema.Server) -> ServerSettings:
     )
 
 
+def _audit(table: schema.Audit, base_directory: Path) -> AuditSettings:
+    return AuditSettings(
+        directory=base_directory / table.directory,
+        durability=table.durability,
+        max_file_bytes=table.max_file_bytes,
+        max_file_age=float(table.max_file_age),
+        write_timeout=float(table.write_timeout),
+    )
+
+
 def _backend(name: str, table: schema.Backend) -> BackendSettings:
     options = MappingProxyType(copy.deepcopy(table.model_extra or {}))
     return BackendSettings(name=name, type=table.type, options=options)
-
-
-def _client(name: str, table: schema.Client) -> ClientSettings:
-    grants = tuple(
-        Grant(actions=frozenset(grant.actions), keysets=tuple(grant.keysets))
-        for grant in table.grants
-    )
-    return ClientSettings(name=name, token_sha256=tuple(table.token_sha256), grants=grants)
 
 
 def _development(rotation: schema.Rotation) -> Iterator[str]:
@@ -168,9 +175,7 @@ def _development(rotation: schema.Rotation) -> Iterator[str]:
         )
 
 
-def _warnings(
-    server: ServerSettings, base_url_is_set: bool, clients: Iterable[ClientSettings]
-) -> Iterator[str]:
+def _warnings(server: ServerSettings, base_url_is_set: bool) -> Iterator[str]:
     url = urlsplit(server.base_url)
     if url.scheme == "http" and not values.is_loopback(url.hostname or ""):
         if base_url_is_set:
@@ -183,6 +188,3 @@ def _warnings(
                 f"server.base_url is not set, so issuers become {server.base_url}, which "
                 "verifiers elsewhere cannot use safely. Set it to the public https URL."
             )
-    for client in clients:
-        if not client.grants:
-            yield f"clients.{client.name} has no grants: it may do nothing."

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, get_origin
+from typing import Annotated, Any, Self, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from kmsjwks.config import values
-from kmsjwks.config.settings import LogFormat, LogLevel
-from kmsjwks.domain.access import Action
+from kmsjwks.config import identities, values
+from kmsjwks.config.caller_tables import (
+    Bearer,
+    Client,
+    ClientCertificate,
+    ClientGrant,
+    ClientOidc,
+    ClientToken,
+    KeysetPattern,
+    Mtls,
+    Oidc,
+)
+from kmsjwks.config.settings import Durability, JwksAccess, LogFormat, LogLevel
+from kmsjwks.config.table import Table
 
 Name = Annotated[str, AfterValidator(values.name)]
 Directory = Annotated[str, AfterValidator(values.directory)]
+SocketPath = Annotated[str, AfterValidator(identities.socket_path)]
 Port = Annotated[int, AfterValidator(values.between(1, 65535))]
 Workers = Annotated[int, AfterValidator(values.between(0, 1024))]
 Concurrency = Annotated[int, AfterValidator(values.between(1, 65536))]
@@ -22,26 +34,23 @@ MaxAgeSeconds = Annotated[int, AfterValidator(values.between(1, 86400))]
 RefreshSeconds = Annotated[float, AfterValidator(values.between(0.1, 3600))]
 GraceSeconds = Annotated[int, AfterValidator(values.between(1, 86400))]
 SkewSeconds = Annotated[int, AfterValidator(values.between(0, 3600))]
+AuditFileBytes = Annotated[int, AfterValidator(values.between(4096, 2**40))]
+AuditFileSeconds = Annotated[float, AfterValidator(values.between(1, 31536000))]
+AuditWriteSeconds = Annotated[float, AfterValidator(values.between(0.1, 60))]
 MetricsPort = Annotated[int, AfterValidator(values.between(0, 65535))]
 Target = Annotated[str, AfterValidator(values.publication_target)]
 S3Endpoint = Annotated[str, AfterValidator(values.s3_endpoint)]
 BaseUrl = Annotated[str, AfterValidator(values.base_url)]
 DatabaseUrl = Annotated[str, AfterValidator(values.database_url)]
 BackendType = Annotated[str, AfterValidator(values.backend_type)]
-TokenHash = Annotated[str, AfterValidator(values.token_hash)]
-KeysetPattern = Annotated[str, AfterValidator(values.keyset_pattern)]
-# Strict mode takes enum members only, and TOML has none.
-ActionName = Annotated[Action, Field(strict=False)]
-
-
-class Table(BaseModel):
-    # hide_input_in_errors: pydantic's own message must not carry a secret into a traceback.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+QuotaText = Annotated[str, AfterValidator(values.quota)]
+Burst = Annotated[int, AfterValidator(values.between(1, 10**9))]
 
 
 class Server(Table):
     host: Annotated[str, AfterValidator(values.host)] = "127.0.0.1"
     port: Port = 8080
+    unix_socket: SocketPath = ""
     workers: Workers = 0
     max_concurrency: Concurrency = 128
     base_url: BaseUrl | None = None
@@ -59,10 +68,45 @@ class State(Table):
 
 class Audit(Table):
     directory: Directory = "var/audit"
+    durability: Durability = "os"
+    max_file_bytes: AuditFileBytes = 256 * 1024 * 1024
+    max_file_age: AuditFileSeconds = 86400.0
+    write_timeout: AuditWriteSeconds = 2.0
+
+
+class JwksIssuer(Table):
+    issuer: BaseUrl
+    access: JwksAccess
 
 
 class Jwks(Table):
     max_age: MaxAgeSeconds = 300
+    access: JwksAccess = "public"
+    issuers: list[JwksIssuer] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _names_each_once(self) -> Self:
+        names = [one.issuer for one in self.issuers]
+        if len(set(names)) != len(names):
+            raise ValueError("two jwks.issuers tables have the same issuer")
+        return self
+
+
+class QuotasRule(Table):
+    clients: Annotated[list[KeysetPattern], Field(min_length=1)] = Field(
+        default_factory=lambda: ["*"]
+    )
+    keysets: Annotated[list[KeysetPattern], Field(min_length=1)] = Field(
+        default_factory=lambda: ["*"]
+    )
+    limit: QuotaText
+    burst: Burst | None = None
+
+
+class Quotas(Table):
+    default: QuotaText = "unlimited"
+    management: QuotaText = "unlimited"
+    rules: list[QuotasRule] = Field(default_factory=list)
 
 
 class Snapshot(Table):
@@ -100,16 +144,6 @@ class Backend(Table):
     type: BackendType
 
 
-class ClientGrant(Table):
-    actions: Annotated[list[ActionName], Field(min_length=1)]
-    keysets: Annotated[list[KeysetPattern], Field(min_length=1)]
-
-
-class Client(Table):
-    token_sha256: Annotated[list[TokenHash], Field(min_length=1)]
-    grants: list[ClientGrant] = Field(default_factory=list)
-
-
 def _some_backend(backends: dict[str, Backend]) -> dict[str, Backend]:
     if not backends:
         raise ValueError(
@@ -125,11 +159,15 @@ class Document(Table):
     state: State = State()
     audit: Audit = Audit()
     jwks: Jwks = Jwks()
+    quotas: Quotas = Quotas()
     snapshot: Snapshot = Snapshot()
     rotation: Rotation = Rotation()
     publication: Publication = Publication()
     metrics: Metrics = Metrics()
     logging: Logging = Logging()
+    bearer: Bearer = Bearer()
+    mtls: Mtls = Mtls()
+    oidc: list[Oidc] = Field(default_factory=list)
     backends: Annotated[dict[Name, Backend], AfterValidator(_some_backend)] = Field(
         default_factory=dict, validate_default=True
     )
@@ -142,6 +180,18 @@ TABLES: Mapping[str, type[Table]] = {
     if isinstance(field.annotation, type) and issubclass(field.annotation, Table)
 }
 """The tables of fixed name; ``backends`` and ``clients`` are tables of tables."""
+
+_LISTS: Mapping[tuple[str, ...], type[Table]] = {
+    ("oidc",): Oidc,
+    ("jwks", "issuers"): JwksIssuer,
+    ("quotas", "rules"): QuotasRule,
+}
+_CLIENT_LISTS: Mapping[str, type[Table]] = {
+    "grants": ClientGrant,
+    "tokens": ClientToken,
+    "oidc": ClientOidc,
+    "certificates": ClientCertificate,
+}
 
 
 def setting_kind(location: tuple[str, ...]) -> type | None:
@@ -176,8 +226,10 @@ def members(location: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(TABLES[table].model_fields)
         case ("clients", _):
             return tuple(Client.model_fields)
-        case ("clients", _, "grants"):
-            return tuple(ClientGrant.model_fields)
+        case ("clients", _, list_) if list_ in _CLIENT_LISTS:
+            return tuple(_CLIENT_LISTS[list_].model_fields)
+        case list_ if list_ in _LISTS:
+            return tuple(_LISTS[list_].model_fields)
     return ()
 
 

@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 from kmsjwks.domain.access import Grant
+from kmsjwks.domain.principals import CertificateIdentity, TokenIdentity
+from kmsjwks.domain.quotas import QuotaPlan
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "text"]
+Durability = Literal["os", "disk"]
+JwksAccess = Literal["public", "authenticated"]
+CertificateSource = Literal["rfc9440", "nginx", "envoy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +27,13 @@ class ServerSettings:
 
     ``workers`` is 0 for one a core; ``max_concurrency`` counts signing requests of one worker,
     waiting or running; ``max_body_bytes`` is in bytes, ``shutdown_timeout`` in seconds.
-    ``base_url`` has no trailing slash.
+    ``base_url`` has no trailing slash. ``unix_socket`` (absolute) is listened on instead of host
+    and port.
     """
 
     host: str
     port: int
+    unix_socket: Path | None
     workers: int
     max_concurrency: int
     base_url: str
@@ -50,16 +57,34 @@ class StateSettings:
 
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
-    """``directory`` (absolute) keeps the audit trail."""
+    """``directory`` (absolute) keeps the audit trail. A record is durable when the operating
+    system (``os``) or the disk (``disk``) has it. Sizes in bytes, ages and times in seconds."""
 
     directory: Path
+    durability: Durability
+    max_file_bytes: int
+    max_file_age: float
+    write_timeout: float
 
 
 @dataclass(frozen=True, slots=True)
 class JwksSettings:
-    """``max_age`` is in seconds, as in ``Cache-Control``."""
+    """``max_age`` is in seconds, as in ``Cache-Control``. ``access`` says who gets the JWKS and
+    metadata of the issuers that ``issuers`` does not name."""
 
     max_age: int
+    access: JwksAccess = "public"
+    issuers: Mapping[str, JwksAccess] = field(default_factory=dict)
+
+    def is_public(self, issuer: str) -> bool:
+        """``issuer`` empty: one that is not known, so public only where all are."""
+        if not issuer:
+            return self.all_public
+        return self.issuers.get(issuer, self.access) == "public"
+
+    @property
+    def all_public(self) -> bool:
+        return {self.access, *self.issuers.values()} == {"public"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +149,65 @@ class BackendSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class ClientSettings:
-    """A principal that authenticates with a bearer token.
+class BearerToken:
+    """``sha256`` is the lower-case hexadecimal SHA-256 of the token; ``expires`` is in seconds
+    since the epoch, None for never."""
 
-    ``token_sha256`` are lower-case hexadecimal SHA-256 hashes of the tokens it may present.
-    """
+    sha256: str = field(repr=False)
+    expires: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """A principal: how it authenticates, each way being enough, and what it may do."""
 
     name: str
-    token_sha256: tuple[str, ...] = field(repr=False)
+    tokens: tuple[BearerToken, ...]
+    oidc: tuple[TokenIdentity, ...]
+    certificates: tuple[CertificateIdentity, ...]
     grants: tuple[Grant, ...]
+
+    @property
+    def token_sha256(self) -> tuple[str, ...]:
+        return tuple(token.sha256 for token in self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class BearerSettings:
+    enabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OidcSettings:
+    """A trusted issuer of JWTs; ``jwks_uri`` is None where OpenID Connect Discovery gives it.
+
+    ``leeway`` is in seconds. ``ca_file`` (PEM) replaces the system's authorities for fetching
+    keys; ``token_file`` holds a bearer token that is sent then. Both are absolute.
+    """
+
+    issuer: str
+    enabled: bool
+    audiences: tuple[str, ...]
+    jwks_uri: str | None
+    algorithms: tuple[str, ...]
+    leeway: int
+    ca_file: Path | None
+    token_file: Path | None
+    allow_loopback_http: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MtlsSettings:
+    """Client certificates as a proxy passes them on; None where no proxy is trusted.
+
+    ``trusted_proxies`` are networks, or ``unix`` for whoever connects to the unix socket.
+    ``client_ca`` (absolute, PEM) are authorities that certificates are verified against again.
+    """
+
+    source: CertificateSource
+    header: str
+    trusted_proxies: tuple[str, ...]
+    client_ca: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +223,15 @@ class Settings:
     state: StateSettings
     audit: AuditSettings
     jwks: JwksSettings
+    quotas: QuotaPlan
     snapshot: SnapshotSettings
     rotation: RotationSettings
     publication: PublicationSettings
     metrics: MetricsSettings
     logging: LoggingSettings
+    bearer: BearerSettings
+    mtls: MtlsSettings | None
+    oidc: tuple[OidcSettings, ...]
     backends: Mapping[str, BackendSettings]
     clients: tuple[ClientSettings, ...]
     config_path: Path

@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from kmsjwks.config.credentials import credentials, unknown_issuers
+from kmsjwks.config.limits import contradictions
 from kmsjwks.config.places import Location, Place, Problem, setting_name, shown
 from kmsjwks.config.schema import Document, fixed_settings, members
 from kmsjwks.config.sources import Assignment
@@ -20,6 +22,7 @@ _TYPES = {
     "bool_type": "must be true or false",
     "string_type": "must be text, in quotes",
     "list_type": "must be a list",
+    "datetime_type": "must be a time such as 2027-01-01T00:00:00Z",
     "too_short": "must not be empty",
     "missing": "is required",
 }
@@ -52,12 +55,14 @@ class Places:
 
 def validate(data: Mapping[str, Any], places: Places) -> tuple[Document | None, list[Problem]]:
     """The configuration as typed models, or everything that is wrong with it."""
-    problems = list(_repeated_tokens(data, places))
+    problems = list(_repeated(data, places))
     try:
         document = Document.model_validate(data)
     except ValidationError as error:
         found = [_problem(detail, places) for detail in error.errors(include_url=False)]
         return None, found + problems
+    for location, why in contradictions(document):
+        problems.append(Problem(places.of(location), f"{setting_name(location)}: {why}"))
     return document, problems
 
 
@@ -102,22 +107,18 @@ def _unknown(location: Location) -> str:
     return f"unknown setting; known here are {known}" if known else "unknown setting"
 
 
-def _repeated_tokens(data: Mapping[str, Any], places: Places) -> Iterator[Problem]:
-    """A hash that is listed twice, by whatever client. Works on data of any shape."""
+def _repeated(data: Mapping[str, Any], places: Places) -> Iterator[Problem]:
+    """A credential that is listed twice, by whatever client; an identity of no trusted issuer.
+    Works on data of any shape."""
     first: dict[str, Location] = {}
-    for location, value in _token_hashes(data):
+    for location, kind, value in credentials(data):
         if value not in first:
             first[value] = location
             continue
         other = setting_name(first[value])
-        message = f"{setting_name(location)}: is the same token as {other}; give each its own"
+        message = f"{setting_name(location)}: is the same {kind} as {other}; give each its own"
         yield Problem(places.of(location), message)
-
-
-def _token_hashes(data: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
-    clients = data.get("clients")
-    for name, client in clients.items() if isinstance(clients, Mapping) else ():
-        hashes = client.get("token_sha256") if isinstance(client, Mapping) else None
-        for index, value in enumerate(hashes if isinstance(hashes, list) else ()):
-            if isinstance(value, str):
-                yield ("clients", name, "token_sha256", index), value
+    for location, issuer in unknown_issuers(data):
+        message = f"{setting_name(location)}: no [[oidc]] table has this issuer"
+        value = shown(location, issuer, places.of(location))
+        yield Problem(places.of(location), message + (f"; you wrote {value}" if value else ""))

@@ -12,6 +12,8 @@ from hashlib import sha256
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
+from kmsjwks.domain.quotas import parse_quota
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _BACKEND_TYPE = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
@@ -185,6 +187,11 @@ def token_hash(value: str) -> str:
         )
     if value == _EMPTY_TOKEN_SHA256:
         raise ValueError("is the hash of an empty token; hash the token itself")
+    return value
+
+
+def quota(value: str) -> str:
+    parse_quota(value)
     return value
 
 

@@ -6,23 +6,34 @@ from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
 
-from kmsjwks.domain.errors import Forbidden
+from kmsjwks.domain.errors import Forbidden, NotGranted
+from kmsjwks.domain.narrowing import NOT_NARROWED, Narrowing, TokenRequest
 
 
 class Action(Enum):
+    """Each is granted on its own: none includes another."""
+
     SIGN = "sign"
     VERIFY = "verify"
     READ = "read"
+    ROTATE = "rotate"
     MANAGE = "manage"
+    DESTROY = "destroy"
     AUDIT = "audit"
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Actions on the keysets whose names match one of the glob patterns."""
+    """Actions on the keysets whose names match one of the glob patterns.
+
+    ``narrowing`` is what signed tokens must look like beyond the keyset's rules. ``rule`` is where
+    the grant is written, such as ``clients.billing.grants[0]``.
+    """
 
     actions: frozenset[Action]
     keysets: tuple[str, ...]
+    narrowing: Narrowing = NOT_NARROWED
+    rule: str = ""
 
     def covers(self, action: Action, keyset: str) -> bool:
         return action in self.actions and any(
@@ -37,18 +48,75 @@ class Principal:
     name: str
     grants: tuple[Grant, ...] = ()
 
-    def may(self, action: Action, keyset: str) -> bool:
-        return any(grant.covers(action, keyset) for grant in self.grants)
+    def may(self, action: Action, keyset: str, request: TokenRequest | None = None) -> bool:
+        return any(
+            grant.covers(action, keyset)
+            and (request is None or grant.narrowing.breach(request) is None)
+            for grant in self.grants
+        )
 
 
-def require(principal: Principal, action: Action, keyset: str) -> None:
-    """Decide by the name alone, so that the answer is the same whether the keyset exists or not.
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """``rule`` is the grant that made it, empty where none covers the action; ``why`` is one
+    sentence; ``member`` the claim (or ``ttl``) that is in the way, empty where none is."""
+
+    allowed: bool
+    rule: str
+    why: str
+    member: str = ""
+
+
+def decide(
+    principal: Principal, action: Action, keyset: str, request: TokenRequest | None = None
+) -> Decision:
+    """One grant is enough, and has to allow all of it: grants do not add up.
+
+    Depends on names alone, so that the answer is the same whether the keyset exists or not.
+    ``request`` is what would be signed, for ``SIGN`` only; without it the narrowing of grants is
+    not looked at.
+    """
+    refused: Decision | None = None
+    for grant in principal.grants:
+        if not grant.covers(action, keyset):
+            continue
+        breach = None if request is None else grant.narrowing.breach(request)
+        if breach is None:
+            return Decision(True, grant.rule, _allows(grant, action, request))
+        refused = refused or Decision(False, grant.rule, breach.why, breach.member)
+    return refused or Decision(
+        False, "", f"{principal.name} has no grant to {action.value} with a keyset of this name."
+    )
+
+
+def _allows(grant: Grant, action: Action, request: TokenRequest | None) -> str:
+    text = f"It allows {action.value} with keysets named {' or '.join(grant.keysets)}."
+    narrowed = grant.narrowing.described()
+    if action is not Action.SIGN or not narrowed:
+        return text
+    if request is None:
+        return f"{text} Tokens must have {'; '.join(narrowed)}."
+    if request.lifetime is None and grant.narrowing.max_lifetime is not None:
+        return f"{text} The claims are allowed; the lifetime was not judged, give one."
+    return f"{text} The token is what it allows: {'; '.join(narrowed)}."
+
+
+def require(
+    principal: Principal, action: Action, keyset: str, request: TokenRequest | None = None
+) -> None:
+    """As ``decide``.
 
     Raises:
         Forbidden: no grant of the principal covers this.
+        NotGranted: one does, but not for such a token.
     """
-    if not principal.may(action, keyset):
-        raise Forbidden(
-            f"{principal.name} has no grant to {action.value} with a keyset of this name. "
-            "Ask the operator for one."
-        )
+    if principal.may(action, keyset, request):
+        return
+    decision = decide(principal, action, keyset, request)
+    if not decision.rule and not decision.member:
+        raise Forbidden(f"{decision.why} Ask the operator for one.")
+    where = f" (rule {decision.rule})" if decision.rule else ""
+    raise NotGranted(
+        f"The grant of {principal.name}{where} does not allow this token: {decision.why}",
+        member=decision.member,
+    )

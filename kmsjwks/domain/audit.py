@@ -1,20 +1,38 @@
-"""Audit records: what is recorded of a signature, and the hash chain that shows tampering."""
+"""Audit records: what is recorded, and the line of a hash chain that a record becomes."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, Protocol
 
 from kmsjwks.domain import strictjson
 
 GENESIS = "0" * 64
+"""``prev`` of the first record of a chain."""
+
+
+class Control(StrEnum):
+    """The ``event`` of records about the chain itself."""
+
+    OPENED = "audit.opened"
+    ROTATED = "audit.rotated"
+    CONTINUES = "audit.continues"
+    CLOSING = "audit.closing"
+    CLOSED = "audit.closed"
+
+
+class AuditRecord(Protocol):
+    """What a sink takes. ``as_event`` has ``event`` and ``time`` (seconds) and neither ``chain``
+    nor ``seq`` nor ``prev``, which the sink adds."""
+
+    def as_event(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class SigningRecord:
-    """One released token: never the claims, never the token. Times in seconds."""
+    """One token about to be released: never the claims, never the token. Times in seconds."""
 
     time: float
     principal: str
@@ -39,7 +57,84 @@ class SigningRecord:
         }
 
 
-def link(event: Mapping[str, Any], sequence: int, previous: str) -> tuple[bytes, str]:
-    """One line (without newline) of a chain, and its SHA-256 in hex: the next line's ``prev``."""
-    line = strictjson.dumps({**event, "seq": sequence, "prev": previous})
+class Phase(StrEnum):
+    """An act is recorded as ``intent`` before it is done and once more after."""
+
+    INTENT = "intent"
+    OUTCOME = "outcome"
+    FAILED = "failed"  # it was not done
+    UNKNOWN = "unknown"  # whether it was done was not said; the database or the device knows
+
+
+@dataclass(frozen=True, slots=True)
+class ActRecord:
+    """One phase of a change to keysets, keys, or keys in a backend.
+
+    ``act`` is the same in all phases of one act; ``event`` says what it is, such as
+    ``lifecycle.compromised`` or ``backend.destroy-key``. ``error`` is the code of what stopped it.
+    Empty members are left out of the record. ``time`` in seconds.
+    """
+
+    time: float
+    act: str
+    phase: Phase
+    event: str
+    principal: str = ""
+    keyset: str = ""
+    kid: str = ""
+    backend: str = ""
+    ref: str = ""
+    detail: str = ""
+    error: str = ""
+    request_id: str = ""
+
+    def as_event(self) -> dict[str, Any]:
+        optional = {
+            "principal": self.principal,
+            "keyset": self.keyset,
+            "kid": self.kid,
+            "backend": self.backend,
+            "ref": self.ref,
+            "detail": self.detail,
+            "error": self.error,
+            "request_id": self.request_id,
+        }
+        return {
+            "event": self.event,
+            "time": round(self.time, 3),
+            "phase": str(self.phase),
+            "act": self.act,
+            **{name: value for name, value in optional.items() if value},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ChainHead:
+    """The last record of a chain that is known: ``sha256`` is that of its line, without newline,
+    in lower-case hex; ``file`` the name of the file that it is in."""
+
+    chain: str
+    seq: int
+    sha256: str
+    file: str = ""
+
+
+def encode(event: dict[str, Any]) -> bytes:
+    """The record as it will stand in its line, but for its place in the chain.
+
+    Raises:
+        MalformedJson: a value that JSON cannot carry.
+    """
+    return strictjson.dumps(event)
+
+
+def link(body: bytes, chain: str, sequence: int, previous: str) -> tuple[bytes, str]:
+    """The line (without newline) that puts ``body``, as ``encode`` made it, into its place, and
+    the SHA-256 of that line in hex: the next line's ``prev``."""
+    line = b'%b,"chain":"%b","seq":%d,"prev":"%b"}' % (
+        body[:-1],
+        chain.encode(),
+        sequence,
+        previous.encode(),
+    )
     return line, hashlib.sha256(line).hexdigest()

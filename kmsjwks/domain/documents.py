@@ -27,18 +27,20 @@ _IDENTIFYING = {
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A rendered document. ``etag`` is strong and quoted (RFC 9110 section 8.8.3)."""
+    """A rendered document. ``etag`` is strong and quoted (RFC 9110 section 8.8.3). ``issuer`` is
+    whose it is, empty where that is not known; ``cache_control`` is for where it is public."""
 
     body: bytes
     media_type: str
     etag: str
     cache_control: str
+    issuer: str = ""
 
 
-def make_document(body: bytes, media_type: str, cache_control: str) -> Document:
+def make_document(body: bytes, media_type: str, cache_control: str, issuer: str = "") -> Document:
     """The ETag follows from the body: the same on every replica."""
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    return Document(body, media_type, etag, cache_control)
+    return Document(body, media_type, etag, cache_control, issuer)
 
 
 def parse_jwks(body: bytes) -> list[dict[str, Any]]:

@@ -69,6 +69,27 @@ class Forbidden(KmsJwksError):
     title = "Forbidden"
 
 
+class NotGranted(Forbidden):
+    """A grant covers the action, but not for a token with this claim or lifetime (``ttl``)."""
+
+    code = "not-granted"
+
+    def __init__(self, message: str, *, member: str) -> None:
+        super().__init__(message)
+        self.member = member
+
+
+class QuotaExceeded(KmsJwksError):
+    """The principal sent more requests than its quota allows. ``retry_after`` is in seconds."""
+
+    code = "quota-exceeded"
+    title = "Quota exceeded"
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class NotFound(KmsJwksError):
     code = "not-found"
     title = "Not found"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from kmsjwks.domain.algorithms import Algorithm
-from kmsjwks.domain.audit import SigningRecord
+from kmsjwks.domain.audit import AuditRecord, ChainHead
 from kmsjwks.domain.documents import Document
 from kmsjwks.domain.keys import Key, Keyset
 
@@ -144,10 +144,13 @@ class ServerHooks:
 
     ``on_stall(thread ident)`` answers the request which that thread serves;
     ``replace_process()`` ends the process at once, without cleaning up, to be started afresh.
+    ``on_audit_stall`` answers as ``on_stall`` does, for a thread that the audit trail holds up;
+    None where nobody can answer for it.
     """
 
     on_stall: Callable[[int], None]
     replace_process: Callable[[], None]
+    on_audit_stall: Callable[[int], None] | None = None
 
 
 class BackendFactory(Protocol):
@@ -176,7 +179,7 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class LifecycleEvent:
     """What is recorded of a change, in the same transaction. ``time`` in seconds; ``detail`` is
-    for people and holds no secret."""
+    for people and holds no secret; ``request_id`` is kept in the audit trail only."""
 
     time: int
     actor: str
@@ -184,6 +187,7 @@ class LifecycleEvent:
     kid: str | None
     event: str
     detail: str = ""
+    request_id: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,13 +308,24 @@ class KeyStore(Protocol):
 
 
 class AuditSink(Protocol):
-    """Append-only."""
+    """Append-only. Thread-safe."""
 
-    def record(self, record: SigningRecord) -> None:
-        """Return when the record is durable.
+    def record(self, record: AuditRecord) -> None:
+        """Return when the record is durable, or soon.
 
         Raises:
-            AuditUnavailable: it is not; do not release what it records.
+            AuditUnavailable: it is not durable, or was not in time; do not release what it
+                records.
+        """
+
+    def head(self) -> ChainHead | None:
+        """The last durable record of this process's chain, for a checkpoint; None before any."""
+
+    def close(self) -> None:
+        """End the chain in an orderly way.
+
+        Raises:
+            AuditUnavailable
         """
 
 

@@ -1,35 +1,36 @@
-"""Token rules: validate a caller's claims and stamp iss, iat, exp, jti."""
+"""Tokens by the rules: a caller's claims checked, and what only the service sets stamped."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
-from kmsjwks.domain.errors import ClaimRejected, InvalidRequest
+from kmsjwks.domain.claims import (
+    check_access_token,
+    check_registered,
+    is_empty,
+    is_int,
+    is_same,
+)
+from kmsjwks.domain.errors import ClaimRejected
+from kmsjwks.domain.tokenrules import (
+    ANY_AUDIENCE,
+    OWN_RULES,
+    STAMPED,
+    TokenRules,
+    check_audience,
+    check_rules,
+)
+
+__all__ = ["ANY_AUDIENCE", "LEEWAY", "TokenContent", "TokenRules", "build_token", "check_rules"]
 
 LEEWAY = 300  # seconds of clock difference that verifiers and callers are allowed
-ANY_AUDIENCE = "*"
 
 # RFC 7515 section 4.1: what names or carries a key, or changes how the token is read, is ours.
 _RESERVED_HEADERS = frozenset(
     {"alg", "kid", "jku", "jwk", "x5u", "x5c", "x5t", "x5t#S256", "crit", "b64", "enc", "zip"}
 )
-_STAMPED_CLAIMS = frozenset({"iss", "iat"})
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRules:
-    """What a keyset's tokens must look like. Lifetimes in seconds."""
-
-    issuer: str
-    audiences: tuple[str, ...] = (ANY_AUDIENCE,)
-    typ: str = "JWT"
-    max_lifetime: int = 3600
-    default_lifetime: int = 300
-    required: tuple[str, ...] = ()
-    forbidden: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,48 +41,6 @@ class TokenContent:
     claims: Mapping[str, Any]
     exp: int
     jti: str
-
-
-def check_rules(rules: TokenRules) -> TokenRules:
-    """Validate rules when they are written.
-
-    Raises:
-        InvalidRequest: names the rule that is wrong.
-    """
-    if not _is_issuer(rules.issuer):
-        raise InvalidRequest(
-            f"The issuer {rules.issuer!r} is not an http(s) URL without query and fragment."
-        )
-    if rules.issuer.endswith("/"):
-        raise InvalidRequest(
-            f"The issuer {rules.issuer!r} ends in '/'; clients compare it exactly."
-        )
-    if not 1 <= rules.max_lifetime <= 366 * 24 * 3600:
-        raise InvalidRequest("The maximum lifetime must be between one second and 366 days.")
-    if not 1 <= rules.default_lifetime <= rules.max_lifetime:
-        raise InvalidRequest(
-            f"The default lifetime ({rules.default_lifetime} s) must be between one second and "
-            f"the maximum lifetime ({rules.max_lifetime} s)."
-        )
-    if not rules.audiences:
-        raise InvalidRequest("No audience is allowed; name at least one, or '*' for any.")
-    if not (0 < len(rules.typ) <= 128 and rules.typ.isascii() and rules.typ.isprintable()):
-        raise InvalidRequest("typ must be a media type name (RFC 7515 section 4.1.9).")
-    clash = set(rules.required) & set(rules.forbidden)
-    if clash:
-        raise InvalidRequest(f"Claims both required and forbidden: {', '.join(sorted(clash))}.")
-    return rules
-
-
-def _is_issuer(text: str) -> bool:
-    # Refused by character first: urlsplit drops tabs and newlines, and an empty query.
-    if not text.isascii() or not text.isprintable() or any(mark in text for mark in " ?#"):
-        return False
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # unbalanced brackets, or a port that is none
-        return False
 
 
 def build_token(
@@ -101,64 +60,64 @@ def build_token(
     Raises:
         ClaimRejected: names the claim or header parameter, and the rule.
     """
-    for name in claims:
-        if name in _STAMPED_CLAIMS:
-            raise ClaimRejected(f"{name} is set by the service; leave it out.", member=name)
-    _check_registered_types(claims)
-    _check_audience(rules, claims.get("aud"))
+    _check_sent(rules, claims)
+    check_registered(claims)
+    wanted = {**claims, **rules.fixed} if rules.fixed else claims
+    if rules.profile:
+        check_access_token(wanted)
+    check_audience(rules, wanted.get("aud"))
     exp = _expiry(rules, claims, ttl, now)
     _check_not_before(claims, now, exp)
-    stamped = {**claims, "iss": rules.issuer, "iat": now, "exp": exp}
+    stamped = {**wanted, "iss": rules.issuer, "iat": now, "exp": exp}
+    if rules.nbf == "stamped":
+        stamped["nbf"] = now
     stamped.setdefault("jti", jti)
-    _check_presence(rules, stamped, claims)
+    _check_presence(rules, stamped)
     return TokenContent(header=_header(rules, headers), claims=stamped, exp=exp, jti=stamped["jti"])
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check_registered_types(claims: Mapping[str, Any]) -> None:
-    """RFC 7519 section 4.1."""
-    for name in ("sub", "jti"):
-        value = claims.get(name)
-        if name in claims and not (isinstance(value, str) and 0 < len(value) <= 1024):
+def _check_sent(rules: TokenRules, claims: Mapping[str, Any]) -> None:
+    """What the caller may not send, and what he must."""
+    for name in claims:
+        if name in STAMPED:
+            raise ClaimRejected(f"{name} is set by the service; leave it out.", member=name)
+        if name in rules.fixed and not is_same(claims[name], rules.fixed[name]):
             raise ClaimRejected(
-                f"{name} must be a string of 1 to 1024 characters (RFC 7519 section 4.1).",
+                f"{name} is fixed by the keyset's rules; leave it out, or send that value.",
                 member=name,
             )
-    for name in ("exp", "nbf"):
-        if name in claims and not _is_int(claims[name]):
+        if rules.allowed and not _is_allowed(rules, name):
             raise ClaimRejected(
-                f"{name} must be an integer, in seconds since the epoch.", member=name
+                f"{name[:64]} is not one of the claims that the keyset's rules allow.",
+                member=name[:64],
             )
-    if "aud" in claims:
-        audience = claims["aud"]
-        many = audience if isinstance(audience, list) else [audience]
-        if not many or not all(isinstance(one, str) and one for one in many):
-            raise ClaimRejected("aud must be a string or a list of strings.", member="aud")
+    for name in rules.forbidden:
+        if name in claims:
+            raise ClaimRejected(f"{name} is forbidden by the keyset's rules.", member=name)
+    _check_policy("nbf", rules.nbf, claims)
+    _check_policy("jti", rules.jti, claims)
 
 
-def _check_audience(rules: TokenRules, audience: Any) -> None:
-    if ANY_AUDIENCE in rules.audiences:
-        return
-    if audience is None:
-        raise ClaimRejected(
-            f"aud is required; allowed here: {', '.join(rules.audiences)}.", member="aud"
-        )
-    for one in audience if isinstance(audience, list) else [audience]:
-        if one not in rules.audiences:
-            raise ClaimRejected(
-                f"The audience is not allowed; allowed here: {', '.join(rules.audiences)}.",
-                member="aud",
-            )
+def _is_allowed(rules: TokenRules, name: str) -> bool:
+    return (
+        name in rules.allowed or name in OWN_RULES or name in rules.required or name in rules.fixed
+    )
+
+
+def _check_policy(name: str, policy: str, claims: Mapping[str, Any]) -> None:
+    if policy == "stamped" and name in claims:
+        raise ClaimRejected(f"{name} is set by the service in this keyset.", member=name)
+    if policy == "forbidden" and name in claims:
+        raise ClaimRejected(f"{name} is forbidden by the keyset's rules.", member=name)
+    if policy == "required" and name not in claims:
+        raise ClaimRejected(f"{name} is required by the keyset's rules: send it.", member=name)
 
 
 def _expiry(rules: TokenRules, claims: Mapping[str, Any], ttl: int | None, now: int) -> int:
     if ttl is not None and "exp" in claims:
         raise ClaimRejected("Send either ttl or exp, not both.", member="exp")
     if ttl is not None:
-        if not _is_int(ttl) or ttl < 1:
+        if not is_int(ttl) or ttl < 1:
             raise ClaimRejected("ttl must be a positive integer, in seconds.", member="ttl")
         member, exp = "ttl", now + ttl
     elif "exp" in claims:
@@ -185,15 +144,10 @@ def _check_not_before(claims: Mapping[str, Any], now: int, exp: int) -> None:
         )
 
 
-def _check_presence(
-    rules: TokenRules, stamped: Mapping[str, Any], claims: Mapping[str, Any]
-) -> None:
+def _check_presence(rules: TokenRules, stamped: Mapping[str, Any]) -> None:
     for name in rules.required:
-        if stamped.get(name) in (None, "", [], {}):
+        if is_empty(stamped.get(name)):
             raise ClaimRejected(f"{name} is required by the keyset's rules.", member=name)
-    for name in rules.forbidden:
-        if name in claims:
-            raise ClaimRejected(f"{name} is forbidden by the keyset's rules.", member=name)
 
 
 def _header(rules: TokenRules, headers: Mapping[str, Any]) -> dict[str, Any]:

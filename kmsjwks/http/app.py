@@ -7,18 +7,22 @@ from flask import Flask, Response, g, request
 from kmsjwks.bootstrap import Service
 from kmsjwks.domain.errors import NotFound
 from kmsjwks.http import health, keysets, lifecycle, problems, publication
-from kmsjwks.http.authentication import BearerTokens
+from kmsjwks.http.authentication import build_chain
 from kmsjwks.http.context import HttpContext
 from kmsjwks.http.request_ids import UNSAFE, common_headers, take_request_id
 
 
 def create_app(service: Service) -> Flask:
-    """Starts nothing: threads and devices come with the first request."""
+    """Starts nothing: threads and devices come with the first request.
+
+    Raises:
+        ConfigurationError: a file that callers are authenticated with cannot be read.
+    """
     app = Flask("kmsjwks", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = service.settings.server.max_body_bytes
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False
-    context = HttpContext(service, chain=(BearerTokens(service.principals),))
+    context = HttpContext(service, chain=build_chain(service.settings, service.clock))
     problems.register(app)
     app.before_request(_take_request_id)
     app.after_request(_finish)

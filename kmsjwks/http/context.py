@@ -14,6 +14,7 @@ from kmsjwks.bootstrap import Service
 from kmsjwks.domain.access import Principal
 from kmsjwks.domain.errors import Unavailable
 from kmsjwks.http.authentication import Authenticator, authenticate
+from kmsjwks.http.quotas import Quotas
 from kmsjwks.services.signing import Caller
 
 P = ParamSpec("P")
@@ -29,21 +30,46 @@ class HttpContext:
 
     def __init__(self, service: Service, chain: Sequence[Authenticator]) -> None:
         self.service, self._chain = service, chain
+        self._quotas = Quotas(service.settings.quotas, self._is_keyset)
         self._signing = threading.BoundedSemaphore(service.settings.server.max_concurrency)
 
     def principal(self, request: Request) -> Principal:
+        """Who asks for something other than a token; the request counts against his quota.
+
+        Raises:
+            Unauthenticated, QuotaExceeded.
         """
+        found = self.reader(request)
+        self._quotas.count_management(found.name)
+        return found
+
+    def reader(self, request: Request) -> Principal:
+        """Who asks for a document; nothing is counted.
+
         Raises:
             Unauthenticated
         """
         return authenticate(self._chain, request)
 
     def caller(self, request: Request) -> Caller:
-        """
+        """Who asks for a token to be signed or verified; see ``count_use``.
+
         Raises:
             Unauthenticated
         """
-        return Caller(self.principal(request), g.request_id)
+        return Caller(self.reader(request), g.request_id)
+
+    def count_use(self, caller: Caller, keyset: str) -> None:
+        """To be called once the caller is known to have a grant.
+
+        Raises:
+            QuotaExceeded
+        """
+        self._quotas.count_use(caller.principal.name, keyset)
+
+    def _is_keyset(self, name: str) -> bool:
+        snapshot = self.service.snapshots.known()
+        return snapshot is not None and name in snapshot.keysets
 
     def bounded(self, view: Callable[P, Response]) -> Callable[P, Response]:
         """A view that as a whole counts as waiting for a device or a client."""

@@ -14,6 +14,7 @@ from kmsjwks.domain.jwk import public_jwk
 from kmsjwks.domain.keys import Key
 from kmsjwks.http.bodies import read_object
 from kmsjwks.http.context import HttpContext
+from kmsjwks.http.rulemembers import shown_rules
 from kmsjwks.services.signing import SignRequest
 from kmsjwks.services.snapshot import ReadyKeyset
 
@@ -28,6 +29,7 @@ def blueprint(context: HttpContext) -> Blueprint:
     def sign_jwt(name: str) -> Response:
         caller = context.caller(request)
         require(caller.principal, Action.SIGN, name)
+        context.count_use(caller, name)
         with context.bulkhead():  # around the body too: a client may stall
             body = read_object(request, _SIGN_MEMBERS)
             if "claims" not in body:
@@ -48,6 +50,7 @@ def blueprint(context: HttpContext) -> Blueprint:
     def verify(name: str) -> Response:
         caller = context.caller(request)
         require(caller.principal, Action.VERIFY, name)
+        context.count_use(caller, name)
         with context.bulkhead():
             body = read_object(request, {"token": str})
             if "token" not in body:
@@ -91,14 +94,8 @@ def _shown(ready: ReadyKeyset) -> dict[str, Any]:
         "name": keyset.name,
         "algorithm": keyset.algorithm.id,
         "backend": keyset.backend,
-        "issuer": rules.issuer,
+        **shown_rules(rules),
         "jwks_uri": f"{rules.issuer}/.well-known/jwks.json",
-        "audiences": list(rules.audiences),
-        "typ": rules.typ,
-        "max_lifetime": rules.max_lifetime,
-        "default_lifetime": rules.default_lifetime,
-        "required_claims": list(rules.required),
-        "forbidden_claims": list(rules.forbidden),
         "active_kid": active.key.kid if active else None,
         "created_at": keyset.created_at,
     }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.access import Action, require
@@ -14,9 +14,9 @@ from kmsjwks.domain.algorithms import find_algorithm
 from kmsjwks.domain.errors import InvalidRequest, KeyNotKnown, UnsupportedAlgorithm
 from kmsjwks.domain.keys import Key
 from kmsjwks.domain.timing import RotationSchedule
-from kmsjwks.domain.tokens import TokenRules
 from kmsjwks.http.bodies import read_object
 from kmsjwks.http.context import HttpContext
+from kmsjwks.http.rulemembers import RULE_MEMBERS, rules_of
 from kmsjwks.services.acting import Actor, Proposal
 from kmsjwks.services.keysets import KeysetSpec
 
@@ -30,17 +30,19 @@ _SCHEDULE = {
 _PUT_MEMBERS: dict[str, type] = {
     "algorithm": str,
     "backend": str,
-    "issuer": str,
-    "audiences": list,
-    "typ": str,
-    "max_lifetime": int,
-    "default_lifetime": int,
-    "required_claims": list,
-    "forbidden_claims": list,
+    **RULE_MEMBERS,
     **dict.fromkeys(_SCHEDULE, int),
     "dry_run": bool,
 }
-_ACTS = ("deactivate", "compromise", "hold", "release", "destroy", "cancel-destroy")
+# What an act takes: who rotates can neither destroy nor compromise.
+_ACTS = {
+    "deactivate": Action.ROTATE,
+    "hold": Action.MANAGE,
+    "release": Action.MANAGE,
+    "compromise": Action.DESTROY,
+    "destroy": Action.DESTROY,
+    "cancel-destroy": Action.DESTROY,
+}
 
 
 def blueprint(context: HttpContext) -> Blueprint:
@@ -55,17 +57,19 @@ def blueprint(context: HttpContext) -> Blueprint:
         "cancel-destroy": service.keys.cancel_destroy,
     }
 
-    def actor(name: str, members: dict[str, type] | None = None) -> tuple[Actor, dict[str, Any]]:
+    def actor(
+        name: str, action: Action, members: dict[str, type] | None = None
+    ) -> tuple[Actor, dict[str, Any]]:
         principal = context.principal(request)
-        require(principal, Action.MANAGE, name)
+        require(principal, action, name)
         allowed = members if members is not None else {"dry_run": bool}
         body = read_object(request, allowed, optional=members is None)
-        return Actor(principal.name, body.get("dry_run", False)), body
+        return Actor(principal.name, body.get("dry_run", False), g.request_id), body
 
     @routes.put("/<name>")
     @context.bounded
     def put_keyset(name: str) -> Response:
-        who, body = actor(name, _PUT_MEMBERS)
+        who, body = actor(name, Action.MANAGE, _PUT_MEMBERS)
         keyset = service.keysets.ensure(_spec(context, name, body), who)
         _after(context, who)
         return _answer({"name": keyset.name, "dry_run": who.dry_run}, context)
@@ -73,7 +77,7 @@ def blueprint(context: HttpContext) -> Blueprint:
     @routes.post("/<name>/rotate")
     @context.bounded
     def rotate(name: str) -> Response:
-        who, _ = actor(name)
+        who, _ = actor(name, Action.ROTATE)
         proposal = service.keys.rotate(name, who)
         _after(context, who)
         return _answer(_shown(proposal, who), context)
@@ -81,7 +85,7 @@ def blueprint(context: HttpContext) -> Blueprint:
     @routes.post(f"/<name>/keys/<kid>/<any({','.join(repr(act) for act in _ACTS)}):act>")
     @context.bounded
     def act_on_key(name: str, kid: str, act: str) -> Response:
-        who, _ = actor(name)
+        who, _ = actor(name, _ACTS[act])
         _key(context, name, kid)
         proposal = acts[act](kid, who)
         _after(context, who)
@@ -122,28 +126,10 @@ def _spec(context: HttpContext, name: str, body: dict[str, Any]) -> KeysetSpec:
     except UnsupportedAlgorithm as error:
         raise InvalidRequest(str(error)) from error
     base = context.service.settings.server.base_url
-    maximum = body.get("max_lifetime", 3600)
-    rules = TokenRules(
-        issuer=body.get("issuer") or (f"{base}/{name}" if algorithm.breaks_clients else base),
-        audiences=_strings(body, "audiences", ("*",)),
-        typ=body.get("typ", "JWT"),
-        max_lifetime=maximum,
-        default_lifetime=body.get("default_lifetime", min(300, maximum)),
-        required=_strings(body, "required_claims", ()),
-        forbidden=_strings(body, "forbidden_claims", ()),
-    )
+    rules = rules_of(body, f"{base}/{name}" if algorithm.breaks_clients else base)
     given = {_SCHEDULE[member]: body[member] for member in _SCHEDULE if member in body}
     assert given.keys() <= {field.name for field in fields(RotationSchedule)}
     return KeysetSpec(name, algorithm, body["backend"], rules, RotationSchedule(**given))
-
-
-def _strings(body: dict[str, Any], member: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    values = body.get(member)
-    if values is None:
-        return default
-    if not all(isinstance(value, str) for value in values):
-        raise InvalidRequest(f"The member {member!r} must be a list of strings.")
-    return tuple(values)
 
 
 def _after(context: HttpContext, who: Actor) -> None:

@@ -22,6 +22,7 @@ _STATUS: tuple[tuple[type[errors.KmsJwksError], HTTPStatus], ...] = (
     (errors.InvalidRequest, HTTPStatus.BAD_REQUEST),
     (errors.Unauthenticated, HTTPStatus.UNAUTHORIZED),
     (errors.Forbidden, HTTPStatus.FORBIDDEN),
+    (errors.QuotaExceeded, HTTPStatus.TOO_MANY_REQUESTS),
     (errors.NotFound, HTTPStatus.NOT_FOUND),
     (errors.Conflict, HTTPStatus.CONFLICT),
     (errors.Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
@@ -62,13 +63,15 @@ def problem_of(error: errors.KmsJwksError, request_id: str) -> tuple[bytes, int,
         )
     elif status is HTTPStatus.INTERNAL_SERVER_ERROR:
         detail = "The service failed. Nothing was signed. Report the request id to the operator."
-    if isinstance(error, errors.ClaimRejected):
+    if isinstance(error, errors.ClaimRejected | errors.NotGranted):
         members["member"] = error.member
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         seconds = (
             error.retry_after if isinstance(error, errors.Unavailable) else _BACKEND_RETRY_AFTER
         )
         headers["Retry-After"] = str(max(1, math.ceil(seconds)))
+    if isinstance(error, errors.QuotaExceeded):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, errors.Unauthenticated):
         # RFC 6750 section 3: no error code where the request carried no credential at all.
         given = 'realm="kmsjwks", error="invalid_token"' if error.presented else 'realm="kmsjwks"'

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from flask import Blueprint, Response, request
 
+from kmsjwks.domain.documents import Document
 from kmsjwks.domain.errors import NotFound
 from kmsjwks.http.context import HttpContext
 
-_CORS = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "ETag"}
+_CORS: Mapping[str, str] = MappingProxyType(
+    {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "ETag"}
+)
+_PREFLIGHT: Mapping[str, str] = MappingProxyType(
+    {
+        **_CORS,
+        "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS",
+        "Access-Control-Allow-Headers": "If-None-Match",
+        "Access-Control-Max-Age": "86400",
+    }
+)
 
 _PATTERNS = (
     "/.well-known/jwks.json",
@@ -21,26 +35,34 @@ _PATTERNS = (
 
 def blueprint(context: HttpContext) -> Blueprint:
     routes = Blueprint("publication", __name__)
-    snapshots = context.service.snapshots
+    snapshots, access = context.service.snapshots, context.service.settings.jwks
+
+    def is_public(found: Document | None) -> bool:
+        """Where nothing is published, as the default is: no answer tells which issuers exist."""
+        return access.is_public(found.issuer) if found is not None else access.access == "public"
+
+    def caching(found: Document, public: bool) -> dict[str, str]:
+        """RFC 9111 section 5.2.2.7: a ``private`` answer is for its caller's own cache alone."""
+        if public:
+            return {"Cache-Control": found.cache_control}
+        return {"Cache-Control": f"private, max-age={access.max_age}", "Vary": "Authorization"}
 
     def document(**_: str) -> Response:
         found = snapshots.documents().get(request.path)
+        public = is_public(found)
+        if not public:
+            context.reader(request)
         if found is None:
             raise NotFound("No issuer is published at this address.")
-        headers = {**_CORS, "ETag": found.etag, "Cache-Control": found.cache_control}
+        headers = {"ETag": found.etag, **(_CORS if public else {}), **caching(found, public)}
         # RFC 9110 section 13.1.2: weak comparison, lists and '*'.
         if request.if_none_match.contains_weak(found.etag.strip('"')):
             return Response(status=304, headers=headers)
         return Response(found.body, headers=headers, content_type=found.media_type)
 
     def preflight(**_: str) -> Response:
-        headers = {
-            **_CORS,
-            "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS",
-            "Access-Control-Allow-Headers": "If-None-Match",
-            "Access-Control-Max-Age": "86400",
-        }
-        return Response(status=204, headers=headers)
+        public = access.all_public or is_public(snapshots.documents().get(request.path))
+        return Response(status=204, headers=_PREFLIGHT if public else {})
 
     for number, pattern in enumerate(_PATTERNS):
         for view, method in ((document, "GET"), (preflight, "OPTIONS")):

@@ -27,5 +27,7 @@ def common_headers(request_id: str) -> dict[str, str]:
     return {
         "X-Request-Id": request_id,
         "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+        "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-store",
     }

@@ -4,8 +4,9 @@ Granian in WSGI mode is what was measured to be fastest (docs/decisions/0002-wsg
 WSGI callback is replaced here for two reasons: the environment of the process stays out of the
 WSGI environ, and a request whose thread is stuck in a device can be answered from another thread.
 
-What cannot be cured here: a header sent as ``X_Client`` arrives as ``X-Client`` does. A header that
-a proxy is trusted to set must be taken from it in another way.
+What cannot be cured here: a header sent as ``X_Client`` arrives as ``X-Client`` does, and of both
+the last one counts. So a header that a proxy is trusted to set has a name without a dash, or its
+proxy is known to drop names with underscores (``[mtls]``).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ _RESERVED_THREADS = 16  # beyond max_concurrency: for JWKS, metadata and health
 _LOOK_AT_SENDERS = 1.0  # seconds
 _EXIT_REPLACE = 75  # EX_TEMPFAIL
 _REPLACE_GAP = 5.0  # seconds between two workers of one service being replaced
+_SOCKET_MODE = 0o660  # the service's group is who may connect, which is the proxy
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 _log = logging.getLogger(__name__)
@@ -115,6 +117,7 @@ def _load_worker(load: LoadApp, settings: Settings) -> Callable[[Reply, dict[str
     ).start()
     hooks = ServerHooks(
         on_stall=in_flight.answer_for,
+        on_audit_stall=in_flight.answer_for_audit,
         replace_process=partial(replace_worker, settings.state.directory),
     )
     return wsgi_callback(load(hooks), in_flight)
@@ -176,6 +179,29 @@ def refuse_taken_address(host: str, port: int, how: str = "--host and --port") -
         ) from error
 
 
+def prepare_unix_socket(path: Path) -> None:
+    """Remove what a killed service left there.
+
+    Raises:
+        AddressUnusable: a service listens on it, or it is no socket.
+    """
+    if not path.exists():
+        return
+    if not path.is_socket():
+        raise AddressUnusable(f"{path} is not a socket. Choose another server.unix_socket.")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+        except OSError as error:
+            raise AddressUnusable(f"Cannot listen on {path}: {error.strerror}.") from error
+        else:
+            raise AddressUnusable(
+                f"Another service listens on {path}. Stop it, or choose another server.unix_socket."
+            )
+
+
 def _metrics_server(settings: Settings) -> MetricsServer | None:
     """
     Raises:
@@ -196,7 +222,10 @@ def serve(settings: Settings, load: LoadApp) -> None:
         AddressUnusable: another program listens there, or it is not ours to listen on.
     """
     server = settings.server
-    refuse_taken_address(server.host, server.port)
+    if server.unix_socket is None:
+        refuse_taken_address(server.host, server.port)
+    else:
+        prepare_unix_socket(server.unix_socket)
     metrics_server = _metrics_server(settings)
     # Forked workers share this process's settings; nothing here has threads or an open device.
     multiprocessing.set_start_method("fork", force=True)
@@ -205,6 +234,8 @@ def serve(settings: Settings, load: LoadApp) -> None:
         target="kmsjwks",
         address=server.host,
         port=server.port,
+        uds=server.unix_socket,
+        uds_permissions=_SOCKET_MODE,
         interface=Interfaces.WSGI,
         workers=server.workers or os.cpu_count() or 1,
         blocking_threads=server.max_concurrency + _RESERVED_THREADS,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from kmsjwks.domain.errors import BackendUnavailable
+from kmsjwks.domain.errors import AuditUnavailable, BackendUnavailable, KmsJwksError
 from kmsjwks.http.bodies import READING_SINCE, UNREAD, discard
 from kmsjwks.http.problems import MEDIA_TYPE, problem_body, problem_of
 from kmsjwks.http.request_ids import REQUEST_ID, common_headers
@@ -44,12 +44,24 @@ class InFlight:
         self._replies.pop(ident, None)
 
     def answer_for(self, ident: int) -> None:
-        """503 for a request whose thread does not come back; what the thread says later is
-        dropped by the server."""
+        """503 for a request whose thread does not come back from a device; what the thread says
+        later is dropped by the server."""
+        stuck = BackendUnavailable("The PKCS#11 module does not answer.", retry_after=2)
+        self._answer(ident, stuck)
+
+    def answer_for_audit(self, ident: int) -> None:
+        """As ``answer_for``, for a thread that the audit trail holds up."""
+        stuck = AuditUnavailable(
+            "The audit trail does not take records in time, so the token was not released. "
+            "The operator must look at the audit directory's disk.",
+            retry_after=5,
+        )
+        self._answer(ident, stuck)
+
+    def _answer(self, ident: int, stuck: KmsJwksError) -> None:
         found = self._replies.pop(ident, None)
         if found is not None:
             reply, environ = found
-            stuck = BackendUnavailable("The PKCS#11 module does not answer.", retry_after=2)
             request_id = str(environ.get(REQUEST_ID, ""))
             body, status, headers = problem_of(stuck, request_id)
             _log.error("request %s: %s: %s", request_id, stuck.code, stuck)

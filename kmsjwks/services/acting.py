@@ -28,10 +28,11 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who acts, and whether only to see what would happen."""
+    """Who acts, whether only to see what would happen, and in which request, if any."""
 
     name: str
     dry_run: bool = False
+    request_id: str = ""
 
 
 def find_keyset(store: KeyStore, name: str) -> Keyset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kmsjwks.domain.documents import JWKS_MEDIA_TYPE, Document
@@ -19,9 +19,14 @@ _log = logging.getLogger(__name__)
 class Exporter:
     """Publishes documents to every target. Nothing is ever deleted there. Thread-safe."""
 
-    def __init__(self, targets: Sequence[DocumentTarget]) -> None:
-        """Their ``str`` names them in messages."""
-        self._targets = tuple(targets)
+    def __init__(
+        self,
+        targets: Sequence[DocumentTarget],
+        is_public: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        """Their ``str`` names them in messages. Documents of issuers that are not public are left
+        out: nobody is asked for a credential there."""
+        self._targets, self._is_public = tuple(targets), is_public
 
     def export(self, documents: Mapping[str, Document]) -> list[str]:
         """What was written, as ``target: name``; nothing where all is as it should be.
@@ -31,6 +36,11 @@ class Exporter:
         """
         written: list[str] = []
         failures: list[str] = []
+        documents = {
+            path: document
+            for path, document in documents.items()
+            if self._is_public(document.issuer)
+        }
         for target in self._targets:
             failures += _publish(target, documents, written)
         if failures:

@@ -14,7 +14,7 @@ from kmsjwks.domain.errors import (
 from kmsjwks.domain.keys import Keyset, check_keyset_name
 from kmsjwks.domain.ports import Change, Clock, KeyBackend, KeyStore, LifecycleEvent
 from kmsjwks.domain.timing import InstallationTiming, RotationSchedule, check_schedule
-from kmsjwks.domain.tokens import TokenRules, check_rules
+from kmsjwks.domain.tokenrules import TokenRules, check_rules, fingerprint
 from kmsjwks.services.acting import Actor, find_keyset, planner_turn
 from kmsjwks.services.issuers import check_issuer
 from kmsjwks.services.keymaking import KeyMaker, MadeKey
@@ -101,7 +101,8 @@ class KeysetService:
             moved = self._moved_along(found, wanted)
             stay = {one.name for one, _ in moved} | {name}
             check_issuer(wanted, [one for one in self._store.keysets() if one.name not in stay])
-            if wanted != found and not actor.dry_run:
+            differs = wanted != found or fingerprint(rules) != fingerprint(found.rules)
+            if differs and not actor.dry_run:
                 self._update(found, wanted, actor)
                 for before, after in moved:
                     self._update(before, after, actor)
@@ -126,7 +127,9 @@ class KeysetService:
             for key in self._store.keys(found.name)
             if (after := interventions.updated(key, found, wanted, self._timing, now)) != key
         ]
-        event = LifecycleEvent(now, actor.name, found.name, None, "keyset-updated", "")
+        event = LifecycleEvent(
+            now, actor.name, found.name, None, "keyset-updated", request_id=actor.request_id
+        )
         self._store.update_keyset(found, wanted, changes, event)
 
     def _checked(self, spec: KeysetSpec) -> Keyset:
@@ -154,7 +157,14 @@ class KeysetService:
 
     def _add(self, keyset: Keyset, first: MadeKey, spare: MadeKey, actor: Actor) -> None:
         active, now = first.active(), int(self._clock.now())
-        event = LifecycleEvent(now, actor.name, keyset.name, active.kid, "keyset-created", "")
+        event = LifecycleEvent(
+            now,
+            actor.name,
+            keyset.name,
+            active.kid,
+            "keyset-created",
+            request_id=actor.request_id,
+        )
         self._maker.faults.reach("keyset-created.before")
         self._store.add_keyset(
             keyset,

@@ -249,7 +249,8 @@ class KeyService:
         return key
 
     def _event(self, actor: Actor, keyset: str, kid: str | None, what: str) -> LifecycleEvent:
-        return LifecycleEvent(int(self._clock.now()), actor.name, keyset, kid, what)
+        now = int(self._clock.now())
+        return LifecycleEvent(now, actor.name, keyset, kid, what, request_id=actor.request_id)
 
 
 def _acts(before: Key, after: Key, event: str, says: str) -> _Acts:

@@ -63,17 +63,20 @@ def render(
     """
     published = {keyset.name: _published(keys[keyset.name], now) for keyset in keysets}
     documents: dict[str, Document] = {}
-    for name, jwks in published.items():
-        documents[f"{keyset_path(name)}/{JWKS_NAME}"] = _jwks_document(jwks, max_age)
+    for keyset in keysets:
+        documents[f"{keyset_path(keyset.name)}/{JWKS_NAME}"] = _jwks_document(
+            published[keyset.name], keyset.rules.issuer, max_age
+        )
     for issuer, members in _by_issuer(keysets).items():
         jwks = {
             kid: jwk
             for keyset in _compatible(members)
             for kid, jwk in published[keyset.name].items()
         }
-        metadata = _document(_metadata(issuer, jwks), METADATA_MEDIA_TYPE, max_age)
+        about = _metadata(issuer, jwks)
+        metadata = _document(about, METADATA_MEDIA_TYPE, issuer, max_age)
         path = issuer_path(issuer)
-        documents[f"{path}/{JWKS_NAME}"] = _jwks_document(jwks, max_age)
+        documents[f"{path}/{JWKS_NAME}"] = _jwks_document(jwks, issuer, max_age)
         # OpenID Connect Discovery 1.0 section 4 appends; RFC 8414 section 3 inserts.
         documents[f"{path}/.well-known/openid-configuration"] = metadata
         documents[f"/.well-known/oauth-authorization-server{path}"] = metadata
@@ -154,9 +157,9 @@ def _published(keys: Iterable[Key], now: int) -> Jwks:
     return {jwk["kid"]: jwk for jwk in jwks}
 
 
-def _jwks_document(jwks: Jwks, max_age: int) -> Document:
+def _jwks_document(jwks: Jwks, issuer: str, max_age: int) -> Document:
     refuse_private_members(jwks.values())
-    return _document({"keys": list(jwks.values())}, JWKS_MEDIA_TYPE, max_age)
+    return _document({"keys": list(jwks.values())}, JWKS_MEDIA_TYPE, issuer, max_age)
 
 
 def _metadata(issuer: str, jwks: Jwks) -> dict[str, object]:
@@ -170,9 +173,9 @@ def _metadata(issuer: str, jwks: Jwks) -> dict[str, object]:
     }
 
 
-def _document(content: object, media_type: str, max_age: int) -> Document:
+def _document(content: object, media_type: str, issuer: str, max_age: int) -> Document:
     cache_control = (
         f"public, max-age={max_age}, stale-while-revalidate={_STALE_WHILE_REVALIDATE}, "
         f"stale-if-error={_STALE_IF_ERROR}"
     )
-    return make_document(strictjson.dumps(content), media_type, cache_control)
+    return make_document(strictjson.dumps(content), media_type, cache_control, issuer)

@@ -17,6 +17,7 @@ from kmsjwks.domain.errors import (
     KeysetUnusable,
 )
 from kmsjwks.domain.jws import read_compact
+from kmsjwks.domain.narrowing import TokenRequest
 from kmsjwks.domain.ports import AuditSink, Clock
 from kmsjwks.domain.tokens import LEEWAY, build_token
 from kmsjwks.services.snapshot import ActiveKey, ReadyKeyset, SnapshotKeeper
@@ -72,6 +73,7 @@ class SigningService:
 
         Raises:
             Forbidden: no grant, whether the keyset exists or not.
+            NotGranted: a grant, but not for such a token.
             KeysetNotFound, KeysetUnusable, ClaimRejected, BackendError, AuditUnavailable.
         """
         require(caller.principal, Action.SIGN, keyset)
@@ -112,6 +114,9 @@ class SigningService:
             now=int(now),
             jti=self._new_jti(),
         )
+        # What is signed is judged, not what was asked for.
+        narrowed = TokenRequest(content.claims, content.exp - int(now))
+        require(caller.principal, Action.SIGN, ready.keyset.name, narrowed)
         payload = strictjson.dumps(content.claims)
         token = active.signer.compact(content.header, payload)
         key = active.key

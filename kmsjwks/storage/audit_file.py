@@ -4,84 +4,107 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-import time
-import uuid
-from contextlib import suppress
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from kmsjwks.domain.audit import GENESIS, SigningRecord, link
-from kmsjwks.domain.errors import AuditUnavailable
+from kmsjwks.domain.audit import AuditRecord, ChainHead, encode
+from kmsjwks.domain.ports import Clock
+from kmsjwks.storage.audit_chain import ChainWriter, FileLimits
+from kmsjwks.storage.audit_commit import GroupCommit
 
 _log = logging.getLogger(__name__)
+_CLOSE = b""  # in the place of a record
+
+
+@dataclass(frozen=True, slots=True)
+class SinkOptions:
+    """``disk``: a record is durable when the disk has it, not the operating system (``write(2)``
+    returned). ``timeout``: seconds that a record may take."""
+
+    limits: FileLimits
+    disk: bool = False
+    timeout: float = 2.0
 
 
 class FileAuditSink:
-    """Thread-safe and fork-safe: each process writes a file of its own. A record is durable when
-    the operating system has it (``write(2)`` returned); it survives this process, not the
-    machine."""
+    """Thread-safe and fork-safe: each process writes a chain of its own.
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._lock = threading.Lock()
-        self._path = directory
-        self._file: int | None = None
-        self._pid = 0
-        self._sequence, self._previous, self._size = 0, GENESIS, 0
+    ``on_stall(thread ident)`` answers for a caller whose write hangs; without it, no call of
+    ``record`` takes longer than the timeout, for the price of a thread.
+    """
 
-    def record(self, record: SigningRecord) -> None:
-        event = record.as_event()
-        with self._lock:
-            try:
-                self._append(event)
-            except OSError as error:
-                self._abandon()
-                raise AuditUnavailable(
-                    "The audit record could not be written, so the token was not released. "
-                    "The operator must look at the audit directory.",
-                    retry_after=5,
-                ) from error
+    def __init__(
+        self,
+        directory: Path,
+        options: SinkOptions,
+        clock: Clock,
+        on_stall: Callable[[int], None] | None = None,
+    ) -> None:
+        self._directory, self._options, self._clock = directory, options, clock
+        self._on_stall = on_stall
+        self._reset()
+        ours = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _forked(ours()))
 
-    def _append(self, event: dict[str, object]) -> None:
-        if self._file is None or self._pid != os.getpid() or not self._in_place(self._file):
-            self._start()
-        assert self._file is not None
-        line, digest = link(event, self._sequence, self._previous)
-        data = line + b"\n"
-        if os.write(self._file, data) != len(data):
-            raise OSError("short write")
-        self._sequence, self._previous = self._sequence + 1, digest
-        self._size += len(data)
+    def _reset(self) -> None:
+        options = self._options
+        self._writer = ChainWriter(self._directory, options.limits, self._clock, disk=options.disk)
+        self._commit = GroupCommit(self._write, options.timeout, self._on_stall)
+        self._failing = False
 
-    def _in_place(self, descriptor: int) -> bool:
-        """Whether what we write is what a reader finds: not deleted, not moved away."""
-        written = os.fstat(descriptor)
+    def record(self, record: AuditRecord) -> None:
+        """Return when the record is durable.
+
+        Raises:
+            AuditUnavailable: do not release what it records. The record is not in the trail,
+                unless the write came back too late: then it may be, of something that was never
+                released.
+        """
+        self._commit.submit(encode(record.as_event()))
+
+    def head(self) -> ChainHead | None:
+        """The last durable record of this process's chain; None where there is none."""
+        return self._writer.head
+
+    def close(self) -> None:
+        """End the chain, so that it shows when its tail is cut off. What is recorded later begins
+        another.
+
+        Raises:
+            AuditUnavailable
+        """
+        if self._writer.head is not None:
+            self._commit.submit(_CLOSE)
+
+    def _write(self, bodies: Sequence[bytes]) -> None:
+        records = [body for body in bodies if body is not _CLOSE]
         try:
-            found = self._path.stat()
-        except FileNotFoundError:
-            found = None
-        if found is not None and (found.st_dev, found.st_ino) == (written.st_dev, written.st_ino):
-            return True
-        os.close(descriptor)
-        self._file = None
-        _log.error("The audit file %s was removed; going on in another one.", self._path)
-        return False
+            if records:
+                self._writer.write(records)
+            if len(records) < len(bodies):
+                self._writer.close()
+        except OSError as error:
+            self._report(error)
+            raise
+        if self._failing:
+            self._failing = False
+            _log.warning("The audit trail in %s can be written again.", self._directory)
 
-    def _start(self) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        name = f"audit-{started}-{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._path = self._directory / name
-        self._file = os.open(self._path, flags, 0o600)
-        self._pid = os.getpid()
-        self._sequence, self._previous, self._size = 0, GENESIS, 0
+    def _report(self, error: OSError) -> None:
+        """Once, not for every request."""
+        if not self._failing:
+            self._failing = True
+            _log.error(
+                "The audit trail in %s cannot be written (%s): nothing is signed until it can.",
+                self._directory,
+                error.strerror or type(error).__name__,
+            )
 
-    def _abandon(self) -> None:
-        """Take a half-written line back where that still works, and start another file next."""
-        descriptor, self._file = self._file, None
-        if descriptor is None or self._pid != os.getpid():
-            return
-        with suppress(OSError):  # else the half line stays, as the last of its file
-            os.ftruncate(descriptor, self._size)
-        os.close(descriptor)
+
+def _forked(sink: FileAuditSink | None) -> None:
+    """In a child: the parent goes on with the chain, and a lock may be held by a thread that is
+    not here."""
+    if sink is not None:
+        sink._reset()

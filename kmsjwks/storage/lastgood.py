@@ -170,6 +170,7 @@ def _encode(saved: _Saved) -> bytes:
             "media_type": document.media_type,
             "cache_control": document.cache_control,
             "sha256": hashlib.sha256(document.body).hexdigest(),
+            "issuer": document.issuer,
             "body": document.body.decode(),
         }
         for path, document in saved.documents.items()
@@ -218,7 +219,10 @@ def _document(path: str, stored: Any) -> Document:
         _check_metadata(path, body)
     else:
         raise InvalidRequest(f"The document of {path!r} has an unknown media type.")
-    return make_document(body, stored["media_type"], cache_control)
+    issuer = stored.get("issuer", "")  # files of older versions have none
+    if not isinstance(issuer, str):
+        raise InvalidRequest(f"The issuer of {path!r} is none.")
+    return make_document(body, stored["media_type"], cache_control, issuer)
 
 
 def _check_jwks(path: str, body: bytes) -> None:

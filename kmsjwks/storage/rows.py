@@ -17,7 +17,14 @@ from kmsjwks.domain.timing import RotationSchedule
 from kmsjwks.domain.tokens import TokenRules
 
 _TIMES = tuple(field.name for field in fields(KeyTimes))
-_EVENT = tuple(field.name for field in fields(LifecycleEvent))
+_LATER_RULES: tuple[tuple[str, Any], ...] = (
+    ("fixed", {}),
+    ("allowed", ()),
+    ("nbf", "allowed"),
+    ("jti", "allowed"),
+    ("profile", ""),
+)
+_EVENT = tuple(field.name for field in fields(LifecycleEvent) if field.name != "request_id")
 
 
 class CreationIntent(NamedTuple):
@@ -42,7 +49,12 @@ def keyset_to_row(keyset: Keyset) -> dict[str, Any]:
 
 
 def rules_to_text(rules: TokenRules) -> str:
-    return strictjson.dumps(asdict(rules)).decode()
+    """Without rules that came later and are not used, so that an older replica goes on reading."""
+    members = asdict(rules)
+    unused = [name for name, default in _LATER_RULES if members[name] == default]
+    return strictjson.dumps(
+        {name: value for name, value in members.items() if name not in unused}
+    ).decode()
 
 
 def schedule_to_text(schedule: RotationSchedule) -> str:
@@ -126,7 +138,7 @@ def intent_from_row(row: RowMapping) -> CreationIntent:
 
 
 def event_to_row(event: LifecycleEvent) -> dict[str, Any]:
-    return asdict(event)
+    return {name: getattr(event, name) for name in _EVENT}
 
 
 def event_from_row(row: RowMapping) -> LifecycleEvent:

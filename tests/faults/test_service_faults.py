@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import resource
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -76,6 +77,7 @@ def audit_refused(answer: Answer) -> None:
 def test_no_audit_directory_no_tokens(installation: Installation) -> None:
     """A file in its place: no new file can be made in it."""
     directory = installation.audit_directory
+    shutil.rmtree(directory)  # the keyset's creation is in it
     directory.write_text("in the way")
     server = Server(installation)
     server.start()

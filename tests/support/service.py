@@ -74,8 +74,9 @@ class Installation:
         return made
 
     def audit_lines(self) -> int:
+        """Records of released tokens."""
         files = self.audit_directory.glob("*.jsonl")
-        return sum(file.read_bytes().count(b"\n") for file in files)
+        return sum(file.read_bytes().count(b'{"event":"jwt.signed"') for file in files)
 
 
 def environment() -> dict[str, str]:

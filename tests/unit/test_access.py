@@ -17,7 +17,8 @@ def _principal(*grants: tuple[set[Action], tuple[str, ...]]) -> Principal:
 
 
 def test_the_actions_are_those_of_the_design() -> None:
-    assert {action.value for action in Action} == {"sign", "verify", "read", "manage", "audit"}
+    wanted = {"sign", "verify", "read", "rotate", "manage", "destroy", "audit"}
+    assert {action.value for action in Action} == wanted
 
 
 @given(action=st.sampled_from(Action), keyset=NAMES)

@@ -533,8 +533,8 @@ class TestMistakesInTheFile:
             ),
             (
                 'clients.a.grants = [{ actions = ["sing"], keysets = ["a"] }]',
-                "clients.a.grants[0].actions[0]: must be 'sign', 'verify', 'read', 'manage' or "
-                "'audit'; you wrote \"sing\"",
+                "clients.a.grants[0].actions[0]: must be 'sign', 'verify', 'read', 'rotate', "
+                "'manage', 'destroy' or 'audit'; you wrote \"sing\"",
             ),
             (
                 'clients.a.grants = [{ actions = ["sign"], keysets = ["Team A"] }]',
@@ -672,13 +672,15 @@ class TestMistakesInTheFile:
             "clients.b.token_sha256[0]: must be the SHA-256 of the bearer token, "
             "as 64 lower-case hexadecimal digits",
             "clients.b.token_sha256[1]: is the hash of an empty token; hash the token itself",
-            "clients.b.x: unknown setting; known here are token_sha256, grants",
+            "clients.b.x: unknown setting; known here are token_sha256, tokens, oidc, "
+            "certificates, grants",
         ]
 
     def test_a_client_without_token(self, config: Config) -> None:
         assert config.problems(BACKEND + "[clients.a]\n[clients.b]\ntoken_sha256 = []\n") == [
-            "kmsjwks.toml:3: clients.a.token_sha256: is required",
-            "kmsjwks.toml:5: clients.b.token_sha256: must not be empty",
+            f"kmsjwks.toml:{line}: clients.{name}: has no way to authenticate; "
+            "add token_sha256, tokens, oidc or certificates"
+            for line, name in ((3, "a"), (4, "b"))
         ]
 
 
