@@ -159,6 +159,9 @@ def _audit(table: schema.Audit, base_directory: Path) -> AuditSettings:
         max_file_bytes=table.max_file_bytes,
         max_file_age=float(table.max_file_age),
         write_timeout=float(table.write_timeout),
+        checkpoint_keyset=table.checkpoint_keyset or None,
+        checkpoint_interval=float(table.checkpoint_interval),
+        checkpoint_targets=tuple(table.checkpoint_targets),
     )
 
 

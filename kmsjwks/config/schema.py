@@ -37,6 +37,9 @@ SkewSeconds = Annotated[int, AfterValidator(values.between(0, 3600))]
 AuditFileBytes = Annotated[int, AfterValidator(values.between(4096, 2**40))]
 AuditFileSeconds = Annotated[float, AfterValidator(values.between(1, 31536000))]
 AuditWriteSeconds = Annotated[float, AfterValidator(values.between(0.1, 60))]
+CheckpointKeyset = Annotated[str, AfterValidator(values.keyset_or_none)]
+CheckpointSeconds = Annotated[float, AfterValidator(values.between(1, 86400))]
+CheckpointTarget = Annotated[str, AfterValidator(values.checkpoint_target)]
 MetricsPort = Annotated[int, AfterValidator(values.between(0, 65535))]
 Target = Annotated[str, AfterValidator(values.publication_target)]
 S3Endpoint = Annotated[str, AfterValidator(values.s3_endpoint)]
@@ -72,6 +75,9 @@ class Audit(Table):
     max_file_bytes: AuditFileBytes = 256 * 1024 * 1024
     max_file_age: AuditFileSeconds = 86400.0
     write_timeout: AuditWriteSeconds = 2.0
+    checkpoint_keyset: CheckpointKeyset = ""
+    checkpoint_interval: CheckpointSeconds = 60.0
+    checkpoint_targets: list[CheckpointTarget] = Field(default_factory=list)
 
 
 class JwksIssuer(Table):

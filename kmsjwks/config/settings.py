@@ -58,13 +58,34 @@ class StateSettings:
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
     """``directory`` (absolute) keeps the audit trail. A record is durable when the operating
-    system (``os``) or the disk (``disk``) has it. Sizes in bytes, ages and times in seconds."""
+    system (``os``) or the disk (``disk``) has it. Sizes in bytes, ages and times in seconds.
+
+    ``checkpoint_keyset`` signs checkpoints every ``checkpoint_interval``; None for no checkpoints.
+    ``checkpoint_targets``: directories, ``s3://`` URIs, URLs to POST to."""
 
     directory: Path
     durability: Durability
     max_file_bytes: int
     max_file_age: float
     write_timeout: float
+    checkpoint_keyset: str | None = None
+    checkpoint_interval: float = 60.0
+    checkpoint_targets: tuple[str, ...] = ()
+
+    @property
+    def checkpoint_advice(self) -> str:
+        """What an operator should know about checkpoints as they are set; empty for nothing."""
+        if self.checkpoint_keyset is None:
+            return (
+                "audit.checkpoint_keyset is not set, so no checkpoints are signed: the last "
+                "records of a chain, or whole chains, could be removed unseen. See docs/audit.md."
+            )
+        if not self.checkpoint_targets:
+            return (
+                "audit.checkpoint_targets is empty, so checkpoints stay in the audit directory: "
+                "whoever can remove records there can remove the checkpoints that show it."
+            )
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from hashlib import sha256
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
+from kmsjwks.domain.keys import KEYSET_NAME
 from kmsjwks.domain.quotas import parse_quota
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -165,6 +166,26 @@ def publication_target(value: str) -> str:
         raise ValueError("must be a file, a directory ending in '/', or s3://bucket/prefix")
     if scheme is not None and scheme[1].lower() not in ("file", "s3"):
         raise ValueError("must be a path, file:///path or s3://bucket/prefix; no other scheme")
+    return value
+
+
+def checkpoint_target(value: str) -> str:
+    """A directory, ``file:///path``, ``s3://bucket[/prefix]``, or a URL to POST to; plain http is
+    for loopback alone."""
+    scheme = _SCHEME.match(value)
+    if scheme is None or scheme[1].lower() not in ("http", "https"):
+        return publication_target(value)
+    parts = _split_url(value)
+    if not parts.hostname or "@" in parts.netloc or "#" in value:
+        raise ValueError("must name a host, and have neither user name nor fragment")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError("must be https: plain http is for 127.0.0.1 and localhost alone")
+    return value
+
+
+def keyset_or_none(value: str) -> str:
+    if value and not KEYSET_NAME.fullmatch(value):
+        raise ValueError("must be the name of a keyset, or empty")
     return value
 
 

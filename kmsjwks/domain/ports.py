@@ -321,8 +321,8 @@ class AuditSink(Protocol):
     def head(self) -> ChainHead | None:
         """The last durable record of this process's chain, for a checkpoint; None before any."""
 
-    def close(self) -> None:
-        """End the chain in an orderly way.
+    def close(self) -> ChainHead | None:
+        """End the chain in an orderly way; its closing record, None where there was no chain.
 
         Raises:
             AuditUnavailable

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from flask import Blueprint, Response, request
 
+from kmsjwks.config import JwksSettings
 from kmsjwks.domain.documents import Document
 from kmsjwks.domain.errors import NotFound
 from kmsjwks.http.context import HttpContext
@@ -37,31 +38,21 @@ def blueprint(context: HttpContext) -> Blueprint:
     routes = Blueprint("publication", __name__)
     snapshots, access = context.service.snapshots, context.service.settings.jwks
 
-    def is_public(found: Document | None) -> bool:
-        """Where nothing is published, as the default is: no answer tells which issuers exist."""
-        return access.is_public(found.issuer) if found is not None else access.access == "public"
-
-    def caching(found: Document, public: bool) -> dict[str, str]:
-        """RFC 9111 section 5.2.2.7: a ``private`` answer is for its caller's own cache alone."""
-        if public:
-            return {"Cache-Control": found.cache_control}
-        return {"Cache-Control": f"private, max-age={access.max_age}", "Vary": "Authorization"}
-
     def document(**_: str) -> Response:
         found = snapshots.documents().get(request.path)
-        public = is_public(found)
+        public = _is_public(found, access)
         if not public:
             context.reader(request)
         if found is None:
             raise NotFound("No issuer is published at this address.")
-        headers = {"ETag": found.etag, **(_CORS if public else {}), **caching(found, public)}
+        headers = _headers(found, access.max_age, public)
         # RFC 9110 section 13.1.2: weak comparison, lists and '*'.
         if request.if_none_match.contains_weak(found.etag.strip('"')):
             return Response(status=304, headers=headers)
         return Response(found.body, headers=headers, content_type=found.media_type)
 
     def preflight(**_: str) -> Response:
-        public = access.all_public or is_public(snapshots.documents().get(request.path))
+        public = access.all_public or _is_public(snapshots.documents().get(request.path), access)
         return Response(status=204, headers=_PREFLIGHT if public else {})
 
     for number, pattern in enumerate(_PATTERNS):
@@ -74,3 +65,19 @@ def blueprint(context: HttpContext) -> Blueprint:
                 provide_automatic_options=False,
             )
     return routes
+
+
+def _is_public(found: Document | None, access: JwksSettings) -> bool:
+    """Where nothing is published, as the default is: no answer tells which issuers exist."""
+    return access.is_public(found.issuer) if found is not None else access.access == "public"
+
+
+def _headers(found: Document, max_age: int, public: bool) -> dict[str, str]:
+    """RFC 9111 section 5.2.2.7: a ``private`` answer is for its caller's own cache alone."""
+    if public:
+        return {**_CORS, "ETag": found.etag, "Cache-Control": found.cache_control}
+    return {
+        "ETag": found.etag,
+        "Cache-Control": f"private, max-age={max_age}",
+        "Vary": "Authorization",
+    }

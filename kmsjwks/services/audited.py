@@ -62,13 +62,13 @@ class DeferringSink:
     def head(self) -> ChainHead | None:
         return self._sink.head()
 
-    def close(self) -> None:
+    def close(self) -> ChainHead | None:
         """
         Raises:
             AuditUnavailable: what was kept is lost.
         """
         self._write_kept()
-        self._sink.close()
+        return self._sink.close()
 
 
 class ActTrail:

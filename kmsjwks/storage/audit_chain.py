@@ -63,17 +63,18 @@ class ChainWriter:
             self._rotate()
         self._put(bodies)
 
-    def close(self) -> None:
-        """End the chain, if there is one; a later ``write`` begins another."""
+    def close(self) -> ChainHead | None:
+        """End the chain, if there is one; a later ``write`` begins another. Its closing record."""
         if self._file is not None and not self._in_place(self._file):
             self._abandon()
         if self._file is None:
-            return
+            return None
         if self._greeting is None:
             closing = encode({"event": Control.CLOSING, "time": self._now()})
             self._put([closing, encode({"event": Control.CLOSED})])
         os.close(self._file)
-        self._file, self.head = None, None
+        closed, self._file, self.head = self.head, None, None
+        return closed
 
     def _put(self, bodies: Sequence[bytes]) -> None:
         assert self._file is not None

@@ -53,6 +53,7 @@ class FileAuditSink:
         self._writer = ChainWriter(self._directory, options.limits, self._clock, disk=options.disk)
         self._commit = GroupCommit(self._write, options.timeout, self._on_stall)
         self._failing = False
+        self._closed: ChainHead | None = None
 
     def record(self, record: AuditRecord) -> None:
         """Return when the record is durable.
@@ -68,15 +69,17 @@ class FileAuditSink:
         """The last durable record of this process's chain; None where there is none."""
         return self._writer.head
 
-    def close(self) -> None:
+    def close(self) -> ChainHead | None:
         """End the chain, so that it shows when its tail is cut off. What is recorded later begins
-        another.
+        another. The closing record; None where there was no chain.
 
         Raises:
             AuditUnavailable
         """
-        if self._writer.head is not None:
-            self._commit.submit(_CLOSE)
+        if self._writer.head is None:
+            return None
+        self._commit.submit(_CLOSE)
+        return self._closed
 
     def _write(self, bodies: Sequence[bytes]) -> None:
         records = [body for body in bodies if body is not _CLOSE]
@@ -84,7 +87,7 @@ class FileAuditSink:
             if records:
                 self._writer.write(records)
             if len(records) < len(bodies):
-                self._writer.close()
+                self._closed = self._writer.close()
         except OSError as error:
             self._report(error)
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, NamedTuple
 
@@ -90,7 +89,7 @@ def keyset_from_row(row: RowMapping) -> Keyset:
             name=row["name"],
             algorithm=find_algorithm(row["algorithm"]),
             backend=row["backend"],
-            rules=_rules(strictjson.loads(row["rules"].encode())),
+            rules=rules_from_text(row["rules"]),
             created_at=row["created_at"],
             schedule=RotationSchedule(**strictjson.loads(row["schedule"].encode())),
         )
@@ -153,7 +152,12 @@ def lease_from_row(row: RowMapping) -> Lease:
     return Lease(row["kid"], row["holder"], row["max_exp"], row["final"])
 
 
-def _rules(members: Mapping[str, Any]) -> TokenRules:
+def rules_from_text(text: str) -> TokenRules:
+    """
+    Raises:
+        MalformedJson, TypeError, AttributeError: not rules that this version knows.
+    """
+    members = strictjson.loads(text.encode())
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in members.items()
     }

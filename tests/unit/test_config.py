@@ -911,7 +911,7 @@ class TestDocumentation:
 
     def test_the_complete_file_loads_and_states_the_defaults(self, config: Config) -> None:
         text = DOCUMENTATION.read_text(encoding="utf-8")
-        (example,) = re.findall(r"^```toml\n(.*?)^```", text, re.M | re.S)
+        example, *_ = re.findall(r"^```toml\n(.*?)^```", text, re.M | re.S)
         settings = config.load(example)
         assert settings.warnings == ()
         assert settings.server == config.load().server

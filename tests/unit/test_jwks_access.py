@@ -124,7 +124,7 @@ def test_an_authenticated_answer_is_private(
         assert answer.status_code == 200
         assert answer.headers["Cache-Control"] == "private, max-age=120"
         assert "Authorization" in answer.headers["Vary"]
-        assert not [name for name in answer.headers.keys() if name.startswith("Access-Control")]
+        assert not [name for name, _ in answer.headers if name.startswith("Access-Control")]
         etag = answer.headers["ETag"]
         assert _is_closed(client, path, etag), "a known ETag is no credential"
         again = client.get(path, headers={**BEARER, "If-None-Match": etag})

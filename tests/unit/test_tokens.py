@@ -7,12 +7,19 @@ from time import perf_counter
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kmsjwks.domain.errors import ClaimRejected, InvalidRequest
 from kmsjwks.domain.strictjson import dumps, loads
+from kmsjwks.domain.tokenrules import (
+    JTI_POLICIES,
+    NBF_POLICIES,
+    complete,
+    fingerprint,
+)
 from kmsjwks.domain.tokens import LEEWAY, TokenContent, TokenRules, build_token, check_rules
+from kmsjwks.storage import rows
 
 NOW = 1_900_000_000
 RULES = TokenRules(issuer="https://issuer.example")
@@ -374,3 +381,296 @@ def test_a_claim_cannot_be_both_required_and_forbidden() -> None:
         check_rules(
             replace(RULES, required=("tenant", "sub", "scope"), forbidden=("scope", "tenant"))
         )
+
+
+# Fixed and allowed claims, nbf and jti, profiles
+
+ACCESS = complete(TokenRules(issuer="https://issuer.example", typ="", profile="at+jwt"))
+ACCESS_CLAIMS: dict[str, Any] = {"sub": "alice", "aud": "https://api", "client_id": "app"}
+
+
+def test_fixed_claims_are_stamped() -> None:
+    rules = replace(RULES, fixed={"tenant": "acme", "level": 3, "roles": ["a", {"b": None}]})
+    token = _build({"sub": "alice"}, rules)
+    assert token.claims["tenant"] == "acme"
+    assert (token.claims["level"], token.claims["roles"]) == (3, ["a", {"b": None}])
+    assert _build({"tenant": "acme", "level": 3}, rules).claims == {
+        name: value for name, value in token.claims.items() if name != "sub"
+    }
+
+
+@pytest.mark.parametrize(
+    ("fixed", "sent"),
+    [
+        (1, True),
+        (1, 1.0),
+        ("1", 1),
+        (True, 1),
+        ("a", "A"),
+        (["a"], "a"),
+        ([1], [True]),
+        ("a", None),
+    ],
+)
+def test_another_value_than_the_fixed_one_is_refused(fixed: object, sent: object) -> None:
+    message = _rejected("level", {"level": sent}, replace(RULES, fixed={"level": fixed}))
+    assert "fixed" in message
+
+
+def test_a_fixed_audience_need_not_be_sent() -> None:
+    rules = check_rules(replace(RULES, audiences=("a", "b"), fixed={"aud": "a"}))
+    assert _build({}, rules).claims["aud"] == "a"
+    _rejected("aud", {"aud": "b"}, rules)
+
+
+def test_only_allowed_claims_may_be_sent() -> None:
+    rules = check_rules(replace(RULES, allowed=("sub",), required=("tenant",), fixed={"level": 1}))
+    _build({"sub": "a", "tenant": "b", "level": 1, "aud": "c", "exp": NOW + 9, "jti": "d"}, rules)
+    message = _rejected("admin", {"sub": "a", "tenant": "b", "admin": True}, rules)
+    assert "allow" in message
+
+
+@pytest.mark.parametrize(
+    ("policy", "sent", "outcome"),
+    [
+        ("allowed", True, NOW), ("allowed", False, None),
+        ("stamped", True, "refused"), ("stamped", False, NOW),
+        ("required", True, NOW), ("required", False, "refused"),
+        ("forbidden", True, "refused"), ("forbidden", False, None),
+    ],
+)  # fmt: skip
+def test_nbf_policies(policy: str, sent: bool, outcome: object) -> None:
+    rules = check_rules(replace(RULES, nbf=policy))
+    claims = {"nbf": NOW} if sent else {}
+    if outcome == "refused":
+        _rejected("nbf", claims, rules)
+    else:
+        assert _build(claims, rules).claims.get("nbf") == outcome
+
+
+@pytest.mark.parametrize(
+    ("policy", "sent", "outcome"),
+    [
+        ("allowed", True, "mine"), ("allowed", False, "made"),
+        ("stamped", True, "refused"), ("stamped", False, "made"),
+        ("required", True, "mine"), ("required", False, "refused"),
+    ],
+)  # fmt: skip
+def test_jti_policies(policy: str, sent: bool, outcome: str) -> None:
+    rules = check_rules(replace(RULES, jti=policy))
+    claims = {"jti": "mine"} if sent else {}
+    if outcome == "refused":
+        _rejected("jti", claims, rules)
+    else:
+        assert _build(claims, rules).claims["jti"] == outcome
+
+
+def test_an_access_token_of_rfc_9068() -> None:
+    check_rules(ACCESS)
+    token = _build({**ACCESS_CLAIMS, "scope": "read write", "amr": ["pwd"]}, ACCESS)
+    assert token.header == {"typ": "at+jwt"}
+    assert {"iss", "exp", "aud", "sub", "client_id", "iat", "jti"} <= token.claims.keys()
+
+
+@pytest.mark.parametrize("missing", list(ACCESS_CLAIMS))
+def test_an_access_token_lacks_nothing(missing: str) -> None:
+    _rejected(missing, {k: v for k, v in ACCESS_CLAIMS.items() if k != missing}, ACCESS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("client_id", 7), ("client_id", ""), ("scope", ["read"]), ("scope", ""),
+        ("scope", "read  write"), ("scope", 'a"b'), ("scope", "läsen"), ("auth_time", "now"),
+        ("auth_time", True), ("acr", 1), ("amr", "pwd"), ("amr", []), ("amr", [1]),
+    ],
+)  # fmt: skip
+def test_claims_of_an_access_token_have_their_types(name: str, value: object) -> None:
+    message = _rejected(name, {**ACCESS_CLAIMS, name: value}, ACCESS)
+    assert "RFC 9068" in message
+    _build({**ACCESS_CLAIMS, name: value})  # only the profile says so
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"fixed": {"a": 1}, "forbidden": ("a",)}, "both fixed and forbidden: a"),
+        ({"allowed": ("a",), "forbidden": ("a",)}, "both allowed and forbidden: a"),
+        ({"fixed": {"iss": "x"}}, "iss cannot be fixed"),
+        ({"fixed": {"exp": 1}}, "exp cannot be fixed"),
+        ({"fixed": {"nbf": 1}}, "nbf cannot be fixed"),
+        ({"fixed": {"jti": "x"}}, "jti cannot be fixed"),
+        ({"fixed": {"sub": 1}}, "fixed claim sub"),
+        ({"fixed": {"a": None}}, "a has no value"),
+        ({"fixed": {"a": float("nan")}}, "JSON"),
+        ({"fixed": {"aud": "c"}, "audiences": ("a",)}, "fixed claim aud"),
+        ({"forbidden": ("iat",)}, "iat cannot be forbidden"),
+        ({"forbidden": ("aud",), "audiences": ("a",)}, "aud is forbidden"),
+        ({"forbidden": ("nbf",), "nbf": "stamped"}, "policy is 'stamped'"),
+        ({"forbidden": ("jti",), "jti": "required"}, "policy is 'required'"),
+        ({"required": ("nbf",), "nbf": "forbidden"}, "policy is 'forbidden'"),
+        ({"nbf": "never"}, "nbf policy"),
+        ({"jti": "forbidden"}, "jti policy"),
+        ({"required": ("",)}, "required must have 1 to 128"),
+        ({"audiences": ("",)}, "audience is empty"),
+        ({"profile": "id"}, "no profile"),
+    ],
+)
+def test_rules_that_cannot_hold_are_refused_when_written(
+    changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        check_rules(replace(RULES, **changes))
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"typ": "JWT"}, "typ 'at+jwt'"),
+        ({"required": ("aud", "sub")}, "requires iss"),
+        ({"forbidden": ("client_id",), "required": ()}, "client_id is forbidden"),
+        ({"fixed": {"client_id": 1}}, "fixed claim client_id"),
+        ({"fixed": {"scope": "a  b"}}, "fixed claim scope"),
+    ],
+)
+def test_a_profile_is_not_undone(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidRequest):
+        check_rules(replace(ACCESS, **changes))
+    found = [str(why) for why in (_why(replace(ACCESS, **changes)),)]
+    assert says in found[0]
+
+
+def _why(rules: TokenRules) -> str:
+    """All that is wrong, by taking away the required claims that are named first."""
+    try:
+        check_rules(rules)
+    except InvalidRequest as error:
+        text = str(error)
+        name = text.partition("requires ")[2].partition(" (")[0]
+        if name and "is forbidden" not in text and name not in rules.required:
+            return text + " " + _why(replace(rules, required=(*rules.required, name)))
+        return text
+    return ""
+
+
+_RULED = ("sub", "aud", "tenant", "scope", "nbf", "jti", "exp")
+_VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "sub": st.sampled_from(["alice", "bob", "", 7]),
+    "aud": st.sampled_from(["api", "other", ["api"], ["api", "other"], [], 1]),
+    "tenant": st.sampled_from(["acme", "evil", 1, True, None, []]),
+    "scope": st.sampled_from(["read", "read write", "", ["read"]]),
+    "nbf": st.sampled_from([NOW, NOW - LEEWAY - 1, NOW + 10**9, "now"]),
+    "jti": st.sampled_from(["mine", "", 3]),
+    "exp": st.sampled_from([NOW + 60, NOW - 1, NOW + 10**9]),
+}
+_CLAIMS = st.fixed_dictionaries({}, optional=_VALUES)
+_SOME = st.lists(st.sampled_from(_RULED), unique=True, max_size=3).map(tuple)
+_RULES = st.builds(
+    TokenRules,
+    issuer=st.just("https://issuer.example"),
+    audiences=st.sampled_from([("*",), ("api",), ("api", "other")]),
+    typ=st.just(""),
+    max_lifetime=st.just(600),
+    required=_SOME,
+    forbidden=_SOME,
+    fixed=st.fixed_dictionaries(
+        {}, optional={name: _VALUES[name] for name in ("sub", "aud", "tenant", "scope")}
+    ),
+    allowed=st.just(()) | _SOME,
+    nbf=st.sampled_from(NBF_POLICIES),
+    jti=st.sampled_from(JTI_POLICIES),
+    profile=st.sampled_from(["", "", "at+jwt"]),
+)
+
+
+def _broken(rules: TokenRules, claims: dict[str, Any]) -> set[str]:
+    """Every claim that breaks a rule, told in another way than the service does."""
+    wanted = {**claims, **rules.fixed}
+    audience, exp = wanted.get("aud"), claims.get("exp", NOW + rules.default_lifetime)
+    audiences = audience if isinstance(audience, list) else [audience]
+    free = {*rules.allowed, *rules.required, *rules.fixed, "aud", "exp", "nbf", "jti"}
+    policies = (("nbf", rules.nbf), ("jti", rules.jti))
+    never = ("stamped", "forbidden")
+    checks = {
+        "sub": "sub" not in claims or claims["sub"] in ("alice", "bob"),
+        "jti": "jti" not in claims or claims["jti"] == "mine",
+        "exp": NOW < exp <= NOW + rules.max_lifetime,
+        "nbf": "nbf" not in claims or (claims["nbf"] == NOW and exp > NOW),
+        "aud": (audience is None and "*" in rules.audiences)
+        or (
+            all(isinstance(one, str) and {"*", one} & set(rules.audiences) for one in audiences)
+            and audiences != []
+        ),
+        "scope": not rules.profile or wanted.get("scope", "read") in ("read", "read write"),
+    }
+    present = {**wanted, "iss": 1, "iat": 1, "exp": 1, "jti": 1}
+    if rules.nbf == "stamped":
+        present["nbf"] = 1
+    return {
+        *(name for name, holds in checks.items() if not holds),
+        *(n for n in rules.required if not present.get(n) and present.get(n) is not False),
+        *(n for n in claims if n in rules.fixed and dumps(claims[n]) != dumps(rules.fixed[n])),
+        *(n for n in claims if rules.allowed and n not in free),
+        *(n for n in claims if n in rules.forbidden),
+        *(n for n, policy in policies if n in claims and policy in never),
+        *(n for n, policy in policies if n not in claims and policy == "required"),
+    }  # fmt: skip
+
+
+@settings(max_examples=400)
+@given(rules=_RULES, claims=_CLAIMS)
+def test_every_rule_holds_in_what_is_signed_or_names_what_it_refuses(
+    rules: TokenRules, claims: dict[str, Any]
+) -> None:
+    rules = complete(rules)
+    try:
+        check_rules(rules)
+    except InvalidRequest:
+        return
+    broken = _broken(rules, claims)
+    try:
+        signed = _build(claims, rules).claims
+    except ClaimRejected as refused:
+        assert refused.member in broken
+        return
+    assert not broken
+    assert signed.items() >= rules.fixed.items()
+    assert all(signed[name] not in (None, "", []) for name in rules.required)
+    assert not claims.keys() & set(rules.forbidden)
+    assert not rules.allowed or claims.keys() <= {
+        *rules.allowed, *rules.required, *rules.fixed, "aud", "exp", "nbf", "jti"
+    }  # fmt: skip
+    assert NOW < signed["exp"] <= NOW + rules.max_lifetime
+    assert signed["iss"] == rules.issuer
+    assert signed["jti"] == ("made" if rules.jti == "stamped" else claims.get("jti", "made"))
+    assert ("nbf" in claims) is ("nbf" in signed) or rules.nbf == "stamped"
+    assert "nbf" not in signed or (rules.nbf != "forbidden" and signed["nbf"] < signed["exp"])
+    audience = signed.get("aud", [])
+    assert "*" in rules.audiences or audience
+    for one in audience if isinstance(audience, list) else [audience]:
+        assert {"*", one} & set(rules.audiences)
+    if rules.profile:
+        assert {"iss", "exp", "aud", "sub", "client_id", "iat", "jti"} <= signed.keys()
+
+
+@given(rules=_RULES)
+def test_rules_are_stored_and_read_as_they_are(rules: TokenRules) -> None:
+    stored = rows.rules_to_text(rules)
+    assert fingerprint(rows.rules_from_text(stored)) == fingerprint(rules)
+
+
+def test_rules_of_older_databases_are_read() -> None:
+    old = (
+        '{"issuer":"https://issuer.example","audiences":["*"],"typ":"JWT","max_lifetime":3600,'
+        '"default_lifetime":300,"required":["sub"],"forbidden":[]}'
+    )
+    rules = rows.rules_from_text(old)
+    assert rules == replace(RULES, required=("sub",))
+    assert rows.rules_to_text(rules) == old, "so that older replicas read it too"
+
+
+def test_true_and_1_are_different_rules() -> None:
+    one, true = replace(RULES, fixed={"a": 1}), replace(RULES, fixed={"a": True})
+    assert fingerprint(one) != fingerprint(true)
+    assert fingerprint(one) == fingerprint(replace(RULES, fixed={"a": 1}))
