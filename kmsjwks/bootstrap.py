@@ -28,12 +28,15 @@ from kmsjwks.domain.ports import (
 from kmsjwks.domain.timing import InstallationTiming
 from kmsjwks.publishing.targets import target_for
 from kmsjwks.publishing.visibility import PublicJwks
+from kmsjwks.services.backendwatch import BackendWatch, WatchTiming
 from kmsjwks.services.exporting import Exporter, ExportTiming, ScheduledExport
+from kmsjwks.services.failover import FailoverKeeper, FailoverOptions, FailoverService
 from kmsjwks.services.faultpoints import FaultPoints
 from kmsjwks.services.keymaking import KeyMaker
 from kmsjwks.services.keysets import KeysetService
 from kmsjwks.services.leases import LeaseKeeper
-from kmsjwks.services.lifecycle import KeyService
+from kmsjwks.services.lifecycle import KeyService, KeyServiceOptions
+from kmsjwks.services.migration import MigrationService
 from kmsjwks.services.planning import Planner, PlannerOptions
 from kmsjwks.services.publication import DocumentWarnings
 from kmsjwks.services.signing import SigningService
@@ -63,10 +66,19 @@ class Service:
     snapshots: SnapshotKeeper
     keysets: KeysetService
     keys: KeyService
+    migration: MigrationService
+    failover: FailoverService
+    watch: BackendWatch
+    clock: Clock
     planner: Planner
     signing: SigningService
     principals: Mapping[str, Principal]  # by lower-case hex SHA-256 of the bearer token
     export: ScheduledExport | None = None
+
+    def failover_keeper(self) -> FailoverKeeper:
+        """For a serving process: it starts threads, of which this process needs one set."""
+        gated = self.settings.rotation.check_public_jwks
+        return FailoverKeeper(self.failover, self.watch, self.snapshots, self.clock, gated=gated)
 
     def close(self) -> None:
         """Give up leases and close devices; a database that is down keeps nobody from leaving."""
@@ -74,6 +86,7 @@ class Service:
             self.export.close()
         with suppress(StoreUnavailable):
             self.snapshots.close()
+        self.watch.close()
         for backend in self.backends.values():
             backend.close()
 
@@ -112,6 +125,8 @@ def build(
     published = LastGoodDocuments(settings.state.directory / "documents.json")
     export = scheduled_export(settings, clock)
     maker = KeyMaker(store, backends, clock, faults)
+    migration = MigrationService(store, backends, clock, timing, faults)
+    watch = BackendWatch(backends, clock, WatchTiming(settings.backend_watch.interval))
     snapshots = SnapshotKeeper(
         take=lambda now: take_snapshot(store, backends, max_age=settings.jwks.max_age, now=now),
         revision=store.revision,
@@ -132,8 +147,14 @@ def build(
         store=store,
         backends=backends,
         snapshots=snapshots,
-        keysets=KeysetService(store, backends, maker, clock, timing),
-        keys=KeyService(store, maker, clock, timing, gated=gate is not None),
+        keysets=KeysetService(store, backends, maker, clock, migration),
+        keys=KeyService(
+            store, backends, maker, clock, KeyServiceOptions(timing, gated=gate is not None)
+        ),
+        migration=migration,
+        failover=FailoverService(store, clock, FailoverOptions(timing, gate is not None, faults)),
+        watch=watch,
+        clock=clock,
         planner=Planner(store, backends, maker, clock, PlannerOptions(timing, gate, faults)),
         signing=SigningService(snapshots, audit, clock, new_jti),
         principals=principals(settings),

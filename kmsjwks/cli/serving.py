@@ -64,6 +64,7 @@ def _load(settings: Settings, environ: dict[str, str], hooks: ServerHooks) -> An
     )
     start_warming(service)
     scheduler.start()
+    service.failover_keeper().start()
     if settings.metrics.port is None:
         return create_app(service).wsgi_app
     # prometheus-client decides at import where values are kept; only now that is known.

@@ -20,6 +20,7 @@ BodyBytes = Annotated[int, AfterValidator(values.between(1024, 16 * 1024 * 1024)
 ShutdownSeconds = Annotated[float, AfterValidator(values.between(0, 3600))]
 MaxAgeSeconds = Annotated[int, AfterValidator(values.between(1, 86400))]
 RefreshSeconds = Annotated[float, AfterValidator(values.between(0.1, 3600))]
+WatchSeconds = Annotated[float, AfterValidator(values.between(0.2, 300))]
 GraceSeconds = Annotated[int, AfterValidator(values.between(1, 86400))]
 SkewSeconds = Annotated[int, AfterValidator(values.between(0, 3600))]
 MetricsPort = Annotated[int, AfterValidator(values.between(0, 65535))]
@@ -77,6 +78,10 @@ class Rotation(Table):
     development: bool = False
 
 
+class BackendWatch(Table):
+    interval: WatchSeconds = 5.0
+
+
 class Publication(Table):
     targets: list[Target] = Field(default_factory=list)
     s3_endpoint: S3Endpoint = ""
@@ -127,6 +132,7 @@ class Document(Table):
     jwks: Jwks = Jwks()
     snapshot: Snapshot = Snapshot()
     rotation: Rotation = Rotation()
+    backend_watch: BackendWatch = BackendWatch()
     publication: Publication = Publication()
     metrics: Metrics = Metrics()
     logging: Logging = Logging()

@@ -86,6 +86,13 @@ class RotationSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BackendWatchSettings:
+    """``interval`` (seconds): how often each backend is asked whether it can serve."""
+
+    interval: float
+
+
+@dataclass(frozen=True, slots=True)
 class PublicationSettings:
     """Where documents are published beside the endpoint: files, directories, ``s3://`` URIs.
 
@@ -150,6 +157,7 @@ class Settings:
     jwks: JwksSettings
     snapshot: SnapshotSettings
     rotation: RotationSettings
+    backend_watch: BackendWatchSettings
     publication: PublicationSettings
     metrics: MetricsSettings
     logging: LoggingSettings

@@ -33,7 +33,8 @@ class Evidence:
     """What the device says about a key's custody.
 
     ``attributes`` keep the device's own names; None is a value the device does not tell.
-    ``extraction_refused`` is True when reading the private value was tried and refused.
+    ``extraction_refused`` is True when reading the private value was tried and refused, or when the
+    device has no operation that returns it; ``custody`` then says so, under ``export``.
     """
 
     ref: str
@@ -259,11 +260,12 @@ class KeyStore(Protocol):
     def update_keyset(
         self, before: Keyset, after: Keyset, changes: Sequence[Change], event: LifecycleEvent
     ) -> None:
-        """Replace token rules and schedule (nothing else differs), with changes to keys that
-        follow from it, all or nothing.
+        """Replace token rules, schedule, backend and standby, with changes to keys that follow
+        from it, all or nothing. The keys stay in the backends where they are.
 
         Raises:
-            Conflict: the store does not hold ``before``, or as in ``apply``.
+            Conflict: the store does not hold ``before``; name, algorithm or ``created_at`` differ;
+                or as in ``apply``.
         """
 
     def events(self, keyset: str, limit: int = 100) -> Sequence[LifecycleEvent]:

@@ -114,7 +114,7 @@ def test_a_spare_that_is_to_be_destroyed_takes_over_no_more() -> None:
     doomed = replace(doomed, times=replace(doomed.times, destroy_at=DUE + 1))
     assert rotation.spares([doomed]) == []
     assert rotation.signing_key([ACTIVE, doomed], DUE) is ACTIVE
-    assert plan(KEYSET, [ACTIVE, doomed], TIMING, DUE, gated=False) == [CreateSpare()]
+    assert plan(KEYSET, [ACTIVE, doomed], TIMING, DUE, gated=False) == [CreateSpare(KEYSET.backend)]
 
 
 def test_of_two_that_are_due_the_earlier_takes_over_first() -> None:
@@ -126,10 +126,10 @@ def test_of_two_that_are_due_the_earlier_takes_over_first() -> None:
 
 def test_the_replacement_is_the_key_that_signs_already_else_the_oldest() -> None:
     older = _key("older", KeyState.PRE_ACTIVATION, created_at=T0 - 5)
-    assert rotation.replacement([ACTIVE, SPARE, older], DUE) is older
+    assert rotation.replacement([ACTIVE, SPARE, older], DUE, KEYSET.backend) is older
     due = _scheduled()
-    assert rotation.replacement([ACTIVE, due, older], DUE) is due
-    assert rotation.replacement([ACTIVE], DUE) is None
+    assert rotation.replacement([ACTIVE, due, older], DUE, KEYSET.backend) is due
+    assert rotation.replacement([ACTIVE], DUE, KEYSET.backend) is None
 
 
 OVERLAP = total(withdrawal_terms(SCHEDULE, TIMING, KEYSET.rules.max_lifetime))
@@ -154,7 +154,7 @@ ON_DEMAND = replace(KEYSET, schedule=replace(SCHEDULE, period=None))
 @pytest.mark.parametrize(
     ("keyset", "keys", "now", "steps"),
     [
-        (KEYSET, [ACTIVE], T0, [CreateSpare()]),
+        (KEYSET, [ACTIVE], T0, [CreateSpare(KEYSET.backend)]),
         (KEYSET, [ACTIVE, SPARE], T0, [Schedule("new", DUE, "rotation period")]),
         (
             KEYSET,
@@ -164,14 +164,17 @@ ON_DEMAND = replace(KEYSET, schedule=replace(SCHEDULE, period=None))
         ),
         (KEYSET, [SPARE], T0, [Schedule("new", T0 + 86400, "nothing signs")]),
         (KEYSET, [replace(ACTIVE, hold=True), SPARE], T0, []),
-        (KEYSET, [ACTIVE, replace(SPARE, hold=True)], T0, [CreateSpare()]),
+        (KEYSET, [ACTIVE, replace(SPARE, hold=True)], T0, [CreateSpare(KEYSET.backend)]),
         (ON_DEMAND, [ACTIVE, SPARE], DUE, []),
         (KEYSET, REST, DUE - 1, []),
         (
             KEYSET,
             REST,
             DUE,
-            [HandOver("new", "old", DUE, DUE + OVERLAP, "its activation time came"), CreateSpare()],
+            [
+                HandOver("new", "old", DUE, DUE + OVERLAP, "its activation time came"),
+                CreateSpare(KEYSET.backend),
+            ],
         ),
         (KEYSET, [*REST, _scheduled(DUE + 9, "newer")], T0, []),
         (KEYSET, [*REST, replace(SPARE, kid="second")], T0, []),
@@ -578,7 +581,7 @@ class Installation(RuleBasedStateMachine):
             times = replace(key.times, compromised_at=now)
             changes = [(key, replace(key, state=KeyState.COMPROMISED, times=times))]
             if key.state is KeyState.ACTIVE:
-                spare = rotation.replacement(self.store.all(), now)
+                spare = rotation.replacement(self.store.all(), now, KEYSET.backend)
                 if spare is None:
                     return  # the service makes one first
                 changes.append((spare, self.take_over(spare, now)))
