@@ -77,8 +77,7 @@ class Service:
 
     def failover_keeper(self) -> FailoverKeeper:
         """For a serving process: it starts threads, of which this process needs one set."""
-        gated = self.settings.rotation.check_public_jwks
-        return FailoverKeeper(self.failover, self.watch, self.snapshots, self.clock, gated=gated)
+        return FailoverKeeper(self.failover, self.watch, self.snapshots, self.clock)
 
     def close(self) -> None:
         """Give up leases and close devices; a database that is down keeps nobody from leaving."""

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kmsjwks.domain.keys import Key, Keyset, KeyState, is_published
+from kmsjwks.domain.migration import Progress
 from kmsjwks.domain.rotation import (
     active_key,
     earliest_activation,
     is_blocked,
+    is_failed_over,
+    next_backend,
     planned_activation,
     spares,
     takeovers,
@@ -101,6 +104,15 @@ def effect_of_early_takeover(keyset: Keyset, spare: Key, now: int) -> str | None
     )
 
 
+def stage(progress: Progress) -> str:
+    """How far a migration has come, in one word that stays the same."""
+    if progress.moving:
+        if progress.spare is None:
+            return "no-key-yet"
+        return "published" if progress.takes_over_at is None else "scheduled"
+    return "retiring" if progress.left else "settled"
+
+
 def moment(seconds: int | None) -> str:
     """RFC 3339, UTC; ``seconds`` since the epoch."""
     if seconds is None:
@@ -146,6 +158,8 @@ def _future_activation(context: _Context, key: Key) -> list[Date]:
     if at is not None and (at, key.kid) in taking:
         what = "activated" if at <= context.now else "will be activated"
         return [_activation_at(context, key, at, what)]
+    if key.backend != next_backend(context.keyset, context.keys):
+        return [_standing_by(context, key)]
     if taking or _is_behind(context, key):
         return [Date("will be activated", None, "another spare takes over first")]
     planned = planned_activation(context.keyset, active_key(context.keys), key)
@@ -159,8 +173,29 @@ def _future_activation(context: _Context, key: Key) -> list[Date]:
 
 
 def _is_behind(context: _Context, key: Key) -> bool:
-    ready = [one for one in spares(context.keys) if not is_blocked(one, gated=context.gated)]
+    ready = [
+        one
+        for one in spares(context.keys)
+        if one.backend == key.backend and not is_blocked(one, gated=context.gated)
+    ]
     return bool(ready) and ready[0].kid != key.kid
+
+
+def _standing_by(context: _Context, key: Key) -> Date:
+    """A spare that does not take over by rotation."""
+    keyset, standby = context.keyset, context.keyset.standby
+    if key.backend not in keyset.backends or standby is None:
+        why = f"in {key.backend}, which the keyset leaves; retired once {keyset.backend} signs"
+        return Date("stands by", None, why)
+    known = f"known to every verifier from {moment(earliest_activation(keyset, key))}"
+    active = active_key(context.keys)
+    signs_in = keyset.backend if active is None else active.backend
+    if is_failed_over(keyset, context.keys):
+        after, when = standby.failback_after, f"{key.backend} has been up again"
+    else:
+        after, when = standby.failover_after, f"{signs_in} fails and has been down"
+    says = "on command only" if after is None else f"when {when} for {span(after)}"
+    return Date("stands by", None, f"in {key.backend}: takes over {says}; {known}")
 
 
 def _obstacle(context: _Context, key: Key) -> str | None:
@@ -258,6 +293,8 @@ def _withdrawal_for(context: _Context, key: Key, deactivated_at: int, at: int) -
 def _destruction(context: _Context, key: Key) -> list[Date]:
     times = key.times
     done: list[Date] = []
+    if times.private_destroyed_at is not None and _is_waited_for(context, key):
+        return [_waiting_backend(key, times.private_destroyed_at)]
     if times.private_destroyed_at is not None:
         why = "by the backend, irreversibly"
         done.append(Date("private half destroyed", times.private_destroyed_at, why))
@@ -273,6 +310,19 @@ def _destruction(context: _Context, key: Key) -> list[Date]:
     if key.state is KeyState.DEACTIVATED and times.withdraw_at is not None:
         return _policy(context, key, times.withdraw_at)
     return []
+
+
+def _is_waited_for(context: _Context, key: Key) -> bool:
+    at = key.times.private_destroyed_at
+    return key.state is not KeyState.DESTROYED and at is not None and at > context.now
+
+
+def _waiting_backend(key: Key, at: int) -> Date:
+    """The backend was asked to destroy it, and has a waiting window of its own."""
+    why = f"{key.backend} waits that long; the private half serves nothing meanwhile"
+    if key.state is not KeyState.COMPROMISED:
+        why = f"{why}; can be cancelled until {moment(at)}"
+    return Date("irreversible from", at, why)
 
 
 def _pending_destruction(key: Key, at: int) -> Date:

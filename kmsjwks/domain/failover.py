@@ -22,6 +22,7 @@ from kmsjwks.domain.rotation import (
     spares,
     takeovers,
 )
+from kmsjwks.domain.timing import InstallationTiming
 
 CALL_OFF_AFTER = 10  # seconds that a backend is down before a hand-over to it is called off
 
@@ -75,85 +76,86 @@ def is_ready(keyset: Keyset, key: Key, now: int, *, gated: bool) -> bool:
     return earliest_activation(keyset, key) <= now and not is_blocked(key, gated=gated)
 
 
+@dataclass(frozen=True, slots=True)
+class _View:
+    keyset: Keyset
+    keys: Sequence[Key]
+    health: Mapping[str, Health]
+    timing: InstallationTiming
+    now: int
+    gated: bool
+
+    def ready(self, key: Key, at: int | None = None) -> bool:
+        return is_ready(self.keyset, key, self.now if at is None else at, gated=self.gated)
+
+    def down_for(self, backend: str) -> float | None:
+        """Seconds; None where it is up, or not configured here."""
+        state = self.health.get(backend)
+        return None if state is None or state.available else self.now - state.since
+
+
 def decide(
-    keyset: Keyset, keys: Sequence[Key], health: Mapping[str, Health], now: int, *, gated: bool
-) -> Decision | None:
-    """What is to be done at ``now`` (seconds), as far as one process sees. ``gated`` as in
-    `rotation.plan`; a backend that ``health`` does not name is not configured here."""
-    active = active_key(keys)
-    if active is None or active.hold or due_spare(keys, now) is not None:
-        return None
-    here = health.get(active.backend)
-    if here is None:
-        return None
-    standby = keyset.standby
-    if not here.available and standby is not None:
-        after = standby.failover_after
-        if after is not None and now - here.since >= after:
-            return _away(keyset, keys, active, health, now, gated=gated)
-    return _called_off(keys, active, health, now) or _back(
-        keyset, keys, active, health, now, gated=gated
-    )
-
-
-def _away(
     keyset: Keyset,
     keys: Sequence[Key],
-    active: Key,
     health: Mapping[str, Health],
+    timing: InstallationTiming,
     now: int,
     *,
     gated: bool,
-) -> Decision:
-    others = [name for name in keyset.backends if name != active.backend]
-    waiting = [key for key in spares(keys) if key.backend in others]
+) -> Decision | None:
+    """What is to be done at ``now`` (seconds), as far as one process sees. ``gated`` as in
+    `rotation.plan`; a backend that ``health`` does not name is not configured here."""
+    view = _View(keyset, keys, health, timing, now, gated)
+    active = active_key(keys)
+    if active is None or active.hold or due_spare(keys, now) is not None:
+        return None
+    after = None if keyset.standby is None else keyset.standby.failover_after
+    down_for = view.down_for(active.backend)
+    if down_for is not None and after is not None and down_for >= after:
+        return _away(view, active)
+    return _called_off(view, active) or _back(view, active)
+
+
+def _away(view: _View, active: Key) -> Decision:
+    others = [name for name in view.keyset.backends if name != active.backend]
+    waiting = [key for key in spares(view.keys) if key.backend in others]
+    down, where = view.health[active.backend], " or ".join(others)
     for key in waiting:
-        state = health.get(key.backend)
-        if state is not None and state.available and is_ready(keyset, key, now, gated=gated):
-            down = health[active.backend]
-            return FailOver(
-                key.kid, f"{active.backend} is down for {int(now - down.since)} s: {down.reason}"
-            )
+        state = view.health.get(key.backend)
+        if state is not None and state.available and view.ready(key):
+            seconds = int(view.now - down.since)
+            return FailOver(key.kid, f"{active.backend} is down for {seconds} s: {down.reason}")
     if not waiting:
-        return Stuck(f"{active.backend} is down, and there is no spare in {' or '.join(others)}.")
-    if all(not is_ready(keyset, key, now, gated=gated) for key in waiting):
+        return Stuck(f"{active.backend} is down, and there is no spare in {where}.")
+    if not any(view.ready(key) for key in waiting):
         return Stuck(
-            f"{active.backend} is down, and the spare in {waiting[0].backend} is not known to "
-            "every verifier yet. 'keysets failover --now' uses it all the same."
+            f"{active.backend} is down, and the spare in {where} is not known to every verifier "
+            "yet. 'keysets failover --now' uses it all the same."
         )
-    return Stuck(f"{active.backend} is down, and so is {' and '.join(others)}.")
+    return Stuck(f"{active.backend} is down, and so is {where}.")
 
 
-def _called_off(
-    keys: Sequence[Key], active: Key, health: Mapping[str, Health], now: int
-) -> CallOff | None:
-    for _, key in takeovers(keys):
-        state = health.get(key.backend)
-        down = state is not None and not state.available and now - state.since >= CALL_OFF_AFTER
-        if down and key.backend != active.backend:
+def _called_off(view: _View, active: Key) -> CallOff | None:
+    for _, key in takeovers(view.keys):
+        down_for = view.down_for(key.backend)
+        if key.backend != active.backend and (down_for or 0) >= CALL_OFF_AFTER:
             return CallOff(key.kid, f"{key.backend} is down")
     return None
 
 
-def _back(
-    keyset: Keyset,
-    keys: Sequence[Key],
-    active: Key,
-    health: Mapping[str, Health],
-    now: int,
-    *,
-    gated: bool,
-) -> FailBack | None:
-    standby, primary = keyset.standby, health.get(keyset.backend)
+def _back(view: _View, active: Key) -> FailBack | None:
+    standby, primary = view.keyset.standby, view.health.get(view.keyset.backend)
     if standby is None or standby.failback_after is None or primary is None:
         return None
-    if not is_failed_over(keyset, keys) or not primary.available:
+    if not is_failed_over(view.keyset, view.keys) or not primary.available:
         return None
-    stayed = now - max(primary.since, active.times.activate_at or 0)
+    stayed = view.now - max(primary.since, active.times.activate_at or 0)
     if stayed < standby.failback_after:
         return None
-    ready = {key.backend: key for key in spares(keys) if is_ready(keyset, key, now, gated=gated)}
-    spare = ready.get(keyset.backend)
+    # By then: a standby's spare that is to rotate as soon as it is known stays a spare this way.
+    then = view.now + view.timing.notice
+    ready = {key.backend: key for key in spares(view.keys) if view.ready(key, then)}
+    spare = ready.get(view.keyset.backend)
     if spare is None or spare.times.activate_at is not None or standby.backend not in ready:
         return None
-    return FailBack(spare.kid, f"{keyset.backend} is up again for {int(stayed)} s")
+    return FailBack(spare.kid, f"{view.keyset.backend} is up again for {int(stayed)} s")

@@ -38,7 +38,7 @@ class FailoverService:
 
     def __init__(self, store: KeyStore, clock: Clock, options: FailoverOptions) -> None:
         self._store, self._clock = store, clock
-        self._timing, self._gated, self._faults = options.timing, options.gated, options.faults
+        self.timing, self.gated, self._faults = options.timing, options.gated, options.faults
 
     def fail_over(
         self, name: str, actor: Actor, *, to: str | None = None, early: bool = False
@@ -67,7 +67,7 @@ class FailoverService:
         with planner_turn(self._store):
             keyset, keys = find_keyset(self._store, name), list(self._store.keys(name))
             now = int(self._clock.now())
-            decision = decide(keyset, keys, health, now, gated=self._gated)
+            decision = decide(keyset, keys, health, self.timing, now, gated=self.gated)
             if decision is None or isinstance(decision, Stuck):
                 return None
             key = next(one for one in keys if one.kid == decision.kid)
@@ -82,12 +82,12 @@ class FailoverService:
         now = int(self._clock.now())
         match decision:
             case FailOver():
-                return interventions.taken_over(keyset, keys, key, self._timing, now), "failed-over"
+                return interventions.taken_over(keyset, keys, key, self.timing, now), "failed-over"
             case FailBack():
-                pairs = interventions.brought_forward(keyset, keys, key, self._timing, now)
+                pairs = interventions.brought_forward(keyset, keys, key, self.timing, now)
                 return pairs, "failback-scheduled"
             case CallOff():
-                after = interventions.unscheduled(keyset, key, self._timing, now)
+                after = interventions.unscheduled(keyset, key, self.timing, now)
                 return [(key, after)], "unscheduled"
 
     def _propose(self, name: str, actor: Actor, to: str | None, *, early: bool) -> Proposal:
@@ -100,14 +100,14 @@ class FailoverService:
             raise TransitionRefused(f"The active key {active.kid} is on hold; release it first.")
         spare = self._spare(keyset, keys, _other(keyset, active, to))
         says = [f"Key {spare.kid} in {spare.backend} signs from now on."]
-        if not is_ready(keyset, spare, now, gated=self._gated):
+        if not is_ready(keyset, spare, now, gated=self.gated):
             warning = effect_of_early_takeover(keyset, spare, now) or (
                 f"Key {spare.kid} has not been seen in the JWKS through the public URL."
             )
             if not early:
                 raise TransitionRefused(f"{warning} Say --now to use it all the same.")
             says.append(warning)
-        pairs = interventions.taken_over(keyset, keys, spare, self._timing, now)
+        pairs = interventions.taken_over(keyset, keys, spare, self.timing, now)
         end = next(after.times.withdraw_at for before, after in pairs if before is active)
         says.append(f"Key {active.kid} stays published until {moment(end)} at the latest.")
         event = LifecycleEvent(now, actor.name, name, spare.kid, "failed-over", "on command")
@@ -153,11 +153,9 @@ class FailoverKeeper:
         watch: BackendWatch,
         snapshots: SnapshotKeeper,
         clock: Clock,
-        *,
-        gated: bool,
     ) -> None:
         self._service, self._watch, self._snapshots = service, watch, snapshots
-        self._clock, self._gated = clock, gated
+        self._clock = clock
         self._stuck: dict[str, str] = {}
         self._closing = threading.Event()
 
@@ -189,7 +187,14 @@ class FailoverKeeper:
         }
         now = int(self._clock.now())
         for name, ready in looked_at.items():
-            decision = decide(ready.keyset, ready.keys, health, now, gated=self._gated)
+            decision = decide(
+                ready.keyset,
+                ready.keys,
+                health,
+                self._service.timing,
+                now,
+                gated=self._service.gated,
+            )
             if isinstance(decision, Stuck):
                 self._complain(name, decision.why)
                 continue

@@ -7,21 +7,27 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 _START_TIMEOUT = 30.0  # seconds
+_ROOT = Path(__file__).parents[2]
 
 
 class MotoServer:
+    """moto as it is; for S3."""
+
+    _program: tuple[str, ...] = ("-c", "from moto.server import main; main()")
+
     def __init__(self) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self.endpoint = f"http://127.0.0.1:{self.port}"
-        program = "from moto.server import main; main()"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", program, "-H", "127.0.0.1", "-p", str(self.port)],
+            [sys.executable, *self._program, "-H", "127.0.0.1", "-p", str(self.port)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            cwd=_ROOT,
         )
         self._wait()
 
@@ -37,3 +43,9 @@ class MotoServer:
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+class CorrectedMoto(MotoServer):
+    """moto with its KMS corrected to AWS's documents: `tests.support.kms.moto_corrections`."""
+
+    _program = ("-m", "tests.support.kms.moto_corrections")

@@ -9,6 +9,7 @@ from kmsjwks.backends.awskms.arns import KeyArn
 from kmsjwks.backends.awskms.creation import Creation
 from kmsjwks.backends.awskms.deletion import Deletion
 from kmsjwks.backends.awskms.evidence import evidence_of
+from kmsjwks.backends.awskms.examination import Examination
 from kmsjwks.backends.awskms.inventory import Inventory, refuse_pending
 from kmsjwks.backends.awskms.keycalls import KeyCalls
 from kmsjwks.backends.awskms.naming import Label, alias_name
@@ -18,7 +19,7 @@ from kmsjwks.backends.awskms.settings import KmsSettings
 from kmsjwks.backends.awskms.signing import jose_signature, signing_input
 from kmsjwks.domain.algorithms import ALGORITHMS, Algorithm
 from kmsjwks.domain.errors import BackendDenied, KeyNotFound, UnsupportedAlgorithm
-from kmsjwks.domain.ports import BackendKey, BackendStatus, Evidence
+from kmsjwks.domain.ports import BackendKey, BackendStatus, Evidence, Finding
 
 _OFFERED = frozenset(alg for alg in ALGORITHMS if alg.kms_key_spec is not None)
 
@@ -134,6 +135,11 @@ class KmsBackend:
         except BackendDenied as error:
             if type(error) is not BackendDenied:  # about our credentials
                 raise
+
+    def examine(self) -> Iterator[Finding]:
+        """For `doctor`: credentials, permissions, quotas. Makes a key and schedules its deletion;
+        raises nothing."""
+        return Examination(self._settings, self._regions).run()
 
     def status(self) -> BackendStatus:
         return self._regions.status()

@@ -52,6 +52,8 @@ class Clients:
         self._old: dict[tuple[str, str], Any] = {}
         self._connect: Connect | None = None
         self._connected_at = 0.0
+        self._stale = False
+        self._failure: Exception | None = None
 
     def kms(self, region: str) -> Any:
         """
@@ -66,12 +68,9 @@ class Clients:
         return self._client("sts", self._settings.regions[0])
 
     def renew(self) -> None:
-        """Look for credentials anew with the next call, unless that was done a moment ago."""
-        with self._making:
-            if self._connect and self._monotonic() - self._connected_at >= _RENEW_AFTER:
-                self._connect = None
-                # Kept for those who would have to wait for the new one.
-                self._old, self._made = self._made, {}
+        """Look for credentials anew with the next call that is made a few seconds after the last
+        search."""
+        self._stale = True
 
     def close(self) -> None:
         with self._making:
@@ -81,6 +80,8 @@ class Clients:
             client.close()
 
     def _client(self, service: str, region: str) -> Any:
+        if self._stale and self._may_search():
+            self._retire()
         known = self._made.get((service, region))
         if known is not None:
             return known
@@ -94,15 +95,37 @@ class Clients:
         finally:
             self._making.release()
 
+    def _may_search(self) -> bool:
+        return self._monotonic() - self._connected_at >= _RENEW_AFTER
+
+    def _retire(self) -> None:
+        if not self._making.acquire(blocking=False):
+            return
+        try:
+            if self._stale and self._may_search():
+                self._stale, self._connect = False, None
+                # Kept for those who would have to wait for the new ones.
+                self._old, self._made = self._made, {}
+        finally:
+            self._making.release()
+
     def _make(self, service: str, region: str) -> Any:
         known = self._made.get((service, region))
-        if known is None:
+        if known is not None:
+            return known
+        if self._failure is not None and not self._may_search():
+            raise self._failure.with_traceback(None)
+        try:
             if self._connect is None:
                 self._connected_at = self._monotonic()
                 self._connect = self._connector(self._settings)
-            known = self._made[service, region] = self._connect(service, region)
-            self._old.pop((service, region), None)
-        return known
+            client = self._connect(service, region)
+        except Exception as error:
+            self._failure, self._connect = error, None
+            raise
+        self._made[service, region], self._failure = client, None
+        self._old.pop((service, region), None)
+        return client
 
 
 def connect_aws(settings: KmsSettings) -> Connect:

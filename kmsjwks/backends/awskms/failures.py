@@ -5,12 +5,8 @@ from __future__ import annotations
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
-from kmsjwks.backends.awskms.answers import (
-    AlreadyExists,
-    DryRunPassed,
-    KeyNotReady,
-    translate_answer,
-)
+from kmsjwks.backends.awskms.answers import translate_answer
+from kmsjwks.backends.awskms.sentences import AlreadyExists, DryRunPassed, KeyNotReady
 from kmsjwks.domain.errors import (
     BackendError,
     BackendProtocolError,

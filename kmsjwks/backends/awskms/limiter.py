@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from kmsjwks.domain.errors import BackendThrottled
 
+_ROUNDING = 1e-6  # of a token: who comes back when told to must not fail by a float's last digit
 _LEAST_PAUSE = 0.05  # seconds; what a caller is told to wait at least
 
 
@@ -38,7 +39,7 @@ class Limiter:
             gained = (now - self._filled_at) * self._rate
             self._tokens = min(self._burst, self._tokens + max(0.0, gained))
             self._filled_at = now
-            if self._tokens >= 1.0:
+            if self._tokens > 1.0 - _ROUNDING:
                 self._tokens -= 1.0
                 return
             missing = (1.0 - self._tokens) / self._rate

@@ -57,7 +57,7 @@ class Scope:
 
 def signer(scope: Scope) -> Policy:
     """A process that signs and looks after the health of its keys, and does nothing else."""
-    return _policy(_sign(scope), _describe(scope), _never())
+    return _policy(_sign(scope), _describe(scope), _own_tags(scope), _never())
 
 
 def manager(scope: Scope) -> Policy:

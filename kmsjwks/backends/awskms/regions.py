@@ -20,6 +20,7 @@ from kmsjwks.domain.errors import (
     BackendProtocolError,
     CredentialsExpired,
     CredentialsMissing,
+    WrongRegion,
 )
 from kmsjwks.domain.ports import BackendStatus
 
@@ -84,7 +85,7 @@ class Regions:
         Raises:
             BackendError: also when the breaker is open, or ``limited`` and the limiter empty.
         """
-        place = self._regions[region or self._home]
+        place = self._place(region)
         if limited:
             place.limiter.acquire()
         permit = place.breaker.admit()
@@ -182,6 +183,15 @@ class Regions:
     def close(self) -> None:
         self._clients.close()
 
+    def _place(self, region: str | None) -> _Region:
+        place = self._regions.get(region or self._home)
+        if place is None:
+            raise WrongRegion(
+                f"{region} is not a Region of this backend, which has {', '.join(self._regions)}. "
+                "Add it to replica_regions, or make it the region."
+            )
+        return place
+
     def _trouble(self, place: _Region) -> tuple[str, float] | None:
         """Why a Region cannot be used, and since when; None where it can, or nobody knows."""
         since = place.breaker.since
@@ -189,11 +199,15 @@ class Regions:
             return place.breaker.reason, since
         if place.refused_since is not None:
             return place.refused, place.refused_since
+        if place.answered:
+            return None
         # Refused credentials are refused everywhere, as far as is known.
-        for other in self._regions.values():
-            if not place.answered and other.refused_since is not None:
-                return other.refused, other.refused_since
-        return None
+        refusals = (
+            (other.refused, other.refused_since)
+            for other in self._regions.values()
+            if other.refused_since is not None
+        )
+        return next(refusals, None)
 
     def _note_answer(self, place: _Region) -> None:
         if place.breaker.succeeded():

@@ -147,19 +147,20 @@ class Trial:
     def _stop(self, key: KeyArn) -> Iterator[Attempt]:
         yield self._try_key("DisableKey", key)
         yield self._try_key("EnableKey", key)
-        for one in list(self._left):
+        for place, one in enumerate(list(self._left)):
             scheduled = self._schedule(one)
-            if scheduled.ok and one == key and len(self._left) == 1:
-                yield scheduled
-                yield self._try_key("CancelKeyDeletion", key)
-                # What the act of cancelling does; and the key is scheduled again at the end.
-                self._try_key("EnableKey", key)
-                again = self._schedule(one)
-                yield self._end(one) if again.ok else again
-            else:
-                yield scheduled
-            if scheduled.ok:
-                self._left.remove(one)
+            yield scheduled
+            if not scheduled.ok:
+                continue
+            if place == 0:
+                cancelled = self._try_key("CancelKeyDeletion", one)
+                yield cancelled
+                again = self._schedule(one) if cancelled.ok else scheduled
+                if not again.ok:
+                    yield again
+                    continue
+            self._left.remove(one)
+            yield self._end(one)
 
     def _schedule(self, key: KeyArn) -> Attempt:
         days = self._settings.deletion_window_days

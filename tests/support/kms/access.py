@@ -139,7 +139,11 @@ class Access:
 
 
 def need_enabled(store: Store, key: Key) -> None:
-    """The key-state table's rule for cryptographic operations and GetPublicKey."""
+    """The rule for cryptographic operations and GetPublicKey.
+
+    For a key pending deletion the key-state table of the developer guide allows
+    DisabledException too; make that one with ``FakeKms.error``.
+    """
     state = store.state(key)
     if state == "Disabled":
         raise AwsError("DisabledException", f"{key.arn} is disabled.")

@@ -7,12 +7,12 @@ import threading
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
-KINDS = frozenset(
-    ("latency", "error", "status", "rate", "reset", "close", "truncate", "answer")
-    + ("wrong-signature", "garbage")
-)
+Kind = Literal[
+    "latency", "error", "status", "rate", "reset", "close", "truncate", "answer",
+    "wrong-signature", "garbage",
+]  # fmt: skip
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Fault:
     members: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        assert self.kind in KINDS, f"no fault {self.kind!r}"
+        assert self.kind in get_args(Kind), f"no fault {self.kind!r}"
 
     def fits(self, operation: str, region: str) -> bool:
         return self.operation in ("*", operation) and self.region in ("*", region)
