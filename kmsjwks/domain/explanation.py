@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kmsjwks.domain.keys import Key, Keyset, KeyState, is_published
-from kmsjwks.domain.migration import Progress
 from kmsjwks.domain.rotation import (
     active_key,
     earliest_activation,
@@ -22,7 +21,6 @@ from kmsjwks.domain.rotation import (
 from kmsjwks.domain.timing import (
     InstallationTiming,
     Term,
-    arithmetic,
     span,
     total,
     verifier_terms,
@@ -68,49 +66,6 @@ def explain(
     context = _Context(keyset, tuple(keys), timing, now, gated)
     ordered = sorted(keys, key=lambda key: (key.times.created_at, key.kid))
     return [KeyDates(key.kid, key.state, tuple(_dates(context, key))) for key in ordered]
-
-
-def effects_of_compromise(
-    keyset: Keyset, key: Key, timing: InstallationTiming, now: int
-) -> tuple[str, ...]:
-    """What declaring ``key`` compromised at ``now`` (seconds) does, told before it is done."""
-    says = [
-        f"Key {key.kid} leaves the JWKS at once. Caches may serve it for up to "
-        f"{span(total(_forgetting(timing)))} more ({arithmetic(_forgetting(timing))}), and "
-        "clients that never refresh accept it until they are restarted."
-    ]
-    alive = _alive(keyset, key, timing, now)
-    if alive is None:
-        says.append("It has signed no token.")
-    elif alive <= 0:
-        says.append("No token that it signed is alive any more.")
-    else:
-        says.append(
-            f"Tokens that it signed may be alive for up to {alive} s, until {moment(now + alive)}; "
-            "verifiers that fetch the JWKS anew refuse them all from now on."
-        )
-    says.append("Its private half is destroyed as soon as the backend can; this cannot be undone.")
-    return tuple(says)
-
-
-def effect_of_early_takeover(keyset: Keyset, spare: Key, now: int) -> str | None:
-    """A warning where a spare that signs from ``now`` (seconds) on may be unknown to verifiers."""
-    earliest = earliest_activation(keyset, spare)
-    if earliest <= now:
-        return None
-    return (
-        f"Key {spare.kid} was published only at {moment(spare.times.published_at)}: verifiers that "
-        f"do not fetch the JWKS on an unknown kid may refuse its tokens until {moment(earliest)}."
-    )
-
-
-def stage(progress: Progress) -> str:
-    """How far a migration has come, in one word that stays the same."""
-    if progress.moving:
-        if progress.spare is None:
-            return "no-key-yet"
-        return "published" if progress.takes_over_at is None else "scheduled"
-    return "retiring" if progress.left else "settled"
 
 
 def moment(seconds: int | None) -> str:
@@ -162,14 +117,18 @@ def _future_activation(context: _Context, key: Key) -> list[Date]:
         return [_standing_by(context, key)]
     if taking or _is_behind(context, key):
         return [Date("will be activated", None, "another spare takes over first")]
+    return [_planned_activation(context, key)]
+
+
+def _planned_activation(context: _Context, key: Key) -> Date:
     planned = planned_activation(context.keyset, active_key(context.keys), key)
     if planned is None:
         why = (
             f"rotates on demand only; ready from {moment(earliest_activation(context.keyset, key))}"
         )
-        return [Date("will be activated", None, why)]
+        return Date("will be activated", None, why)
     at = max(planned, context.now + context.timing.notice)
-    return [_activation_at(context, key, at, "will be activated")]
+    return _activation_at(context, key, at, "will be activated")
 
 
 def _is_behind(context: _Context, key: Key) -> bool:
@@ -348,24 +307,3 @@ def _policy(context: _Context, key: Key, withdraw_at: int) -> list[Date]:
     start = begins.at
     assert start is not None
     return [begins, _computed("will be destroyed", "destruction begins", start, window)]
-
-
-def _forgetting(timing: InstallationTiming) -> tuple[Term, ...]:
-    return timing.propagation_terms()[:2]
-
-
-def _alive(keyset: Keyset, key: Key, timing: InstallationTiming, now: int) -> int | None:
-    """Seconds until the last token of the key has expired, at most; None: it signed none."""
-    times = key.times
-    scheduled = times.activate_at is not None and times.activate_at <= now + timing.skew
-    if key.state is KeyState.PRE_ACTIVATION and not scheduled:
-        return None if times.exp_bound is None else times.exp_bound - now
-    if key.state is KeyState.DEACTIVATED and times.deactivated_at is not None:
-        last = times.max_exp
-        if last is None:
-            last = times.deactivated_at + timing.grace + keyset.rules.max_lifetime
-            last = max(last, times.exp_bound or 0)
-        return last + keyset.schedule.leeway - now
-    # A replica that is cut off does not hear of it and signs on for its grace.
-    last = now + timing.grace + keyset.rules.max_lifetime
-    return max(last, times.exp_bound or 0) + keyset.schedule.leeway - now

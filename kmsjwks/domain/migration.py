@@ -40,6 +40,15 @@ class Progress:
         """The keyset has moved wholly: nothing of it is published or alive elsewhere."""
         return not self.moving and not self.left
 
+    @property
+    def stage(self) -> str:
+        """``no-key-yet``, ``published``, ``scheduled``, ``retiring`` or ``settled``."""
+        if self.moving:
+            if self.spare is None:
+                return "no-key-yet"
+            return "published" if self.takes_over_at is None else "scheduled"
+        return "retiring" if self.left else "settled"
+
 
 def progress(keyset: Keyset, keys: Sequence[Key], now: int) -> Progress:
     """At ``now`` (seconds)."""

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kmsjwks.domain import interventions, rotation
+from kmsjwks.domain.effects import effect_of_early_takeover
 from kmsjwks.domain.errors import InvalidRequest, KmsJwksError, TransitionRefused
-from kmsjwks.domain.explanation import effect_of_early_takeover, moment
+from kmsjwks.domain.explanation import moment
 from kmsjwks.domain.failover import CallOff, FailBack, FailOver, Health, Stuck, decide, is_ready
 from kmsjwks.domain.keys import Key, Keyset
 from kmsjwks.domain.ports import Change, Clock, KeyStore, LifecycleEvent

@@ -8,17 +8,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from kmsjwks.domain import interventions, rotation
+from kmsjwks.domain.effects import effect_of_early_takeover, effects_of_compromise
 from kmsjwks.domain.errors import (
     BackendError,
     BackendUnavailable,
     KeyNotKnown,
     TransitionRefused,
 )
-from kmsjwks.domain.explanation import (
-    effect_of_early_takeover,
-    effects_of_compromise,
-    moment,
-)
+from kmsjwks.domain.explanation import moment
 from kmsjwks.domain.keys import Key, Keyset, KeyState, check_transition
 from kmsjwks.domain.ports import Change, Clock, KeyBackend, KeyStore, LifecycleEvent
 from kmsjwks.domain.timing import InstallationTiming

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -32,7 +33,7 @@ from kmsjwks.domain.errors import (
 from kmsjwks.domain.jwk import key_id
 from kmsjwks.domain.ports import BackendKey
 from kmsjwks.testing.verifiers import verifies
-from tests.support.awskms import HOME, REPLICA, THIRD, kms_settings, open_kms
+from tests.support.awskms import HOME, IMPATIENT, REPLICA, THIRD, kms_settings, open_kms
 from tests.support.kms import ACCOUNT, FakeKms
 
 ES256 = find_algorithm("ES256")
@@ -58,6 +59,16 @@ class CrashingRegions(Regions):
         if operation == self._operation:
             raise Crash
         return super().call(operation, params, **how)
+
+
+class Hurrying:
+    """A clock that is 5 seconds further each time it is read."""
+
+    def __init__(self) -> None:
+        self._read = itertools.count(0.0, 5.0)
+
+    def now(self) -> float:
+        return next(self._read)
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +237,28 @@ def test_two_keys_of_one_request(
     with caplog.at_level(logging.WARNING):
         assert open_kms(settings).create_key(ES256, request_id="one") == first
     assert second in caplog.text
+
+
+def test_a_creation_whose_answer_is_lost(
+    kms: FakeKms, settings: KmsSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    kms.fault("reset", operation="CreateKey", applied=True, count=1)
+    key = open_kms(settings).create_key(ES256, request_id="one")
+    assert kms.calls("CreateKey") == 2  # boto3 asks again
+    assert "Two keys" in caplog.text
+    assert open_kms(settings).create_key(ES256, request_id="one") == key
+
+
+def test_a_key_that_was_just_made_is_not_made_again(kms: FakeKms, settings: KmsSettings) -> None:
+    kms.settings(visible_after=3600.0, late_operations=["ListKeys", "DescribeKey"])
+    backend = open_kms(settings, patience=replace(IMPATIENT, clock=Hurrying().now))
+    for _ in range(2):
+        with pytest.raises(BackendUnavailable):
+            backend.create_key(ES256, request_id="one")
+    assert kms.calls("CreateKey") == 1
+    kms.settings(visible_after=0.0)
+    backend.create_key(ES256, request_id="one")
+    assert kms.calls("CreateKey") == 1
 
 
 def test_a_request_of_another_algorithm(backend: KmsBackend, settings: KmsSettings) -> None:

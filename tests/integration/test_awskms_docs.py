@@ -107,4 +107,4 @@ def test_the_development_example_runs(tmp_path: Path, monkeypatch: pytest.Monkey
                 result = CliRunner().invoke(main, words[1:], input="{}")
                 assert result.exit_code == 0, result.output
         assert result.stdout.count(".") == 2
-        assert len(kms.signs()) == 3  # doctor, the proof of the new key(s), the token
+        assert len(kms.signs()) == 4  # doctor, the proofs of two new keys, the token

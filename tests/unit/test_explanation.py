@@ -10,14 +10,8 @@ from dataclasses import replace
 import pytest
 
 from kmsjwks.domain import migration
-from kmsjwks.domain.explanation import (
-    Date,
-    effect_of_early_takeover,
-    effects_of_compromise,
-    explain,
-    moment,
-    stage,
-)
+from kmsjwks.domain.effects import effect_of_early_takeover, effects_of_compromise
+from kmsjwks.domain.explanation import Date, explain, moment
 from kmsjwks.domain.keys import Key, Keyset, KeyState, Standby
 from kmsjwks.domain.rotation import HandOver, Schedule, plan
 from kmsjwks.domain.timing import DAY, total
@@ -245,7 +239,7 @@ def test_the_stages_of_a_migration() -> None:
     moved = replace(ACTIVE, kid="there", backend="kms")
 
     def at(keyset: Keyset, *keys: Key) -> str:
-        return stage(migration.progress(keyset, keys, NOW))
+        return migration.progress(keyset, keys, NOW).stage
 
     assert at(KEYSET, ACTIVE, SPARE) == "settled"
     assert at(moving, ACTIVE, SPARE) == "no-key-yet"

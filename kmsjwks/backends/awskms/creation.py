@@ -68,6 +68,10 @@ class Creation:
         arn = key_metadata(answer).arn
         self._inventory.learn(arn, label)
         _log.info("AWS KMS made the key %s for %s.", arn, label.keyset or "no keyset")
+        if answer.get("ResponseMetadata", {}).get("RetryAttempts"):
+            # boto3 asked again after an attempt without an answer, which may have made one too.
+            found = self._inventory.find(label.request_id)
+            return found[0].primary if found is not None else arn
         return arn
 
     def _control(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import suppress
 from threading import Lock
 
 from kmsjwks.backends.awskms.arns import KeyArn, parse_key_arn
@@ -16,6 +15,7 @@ from kmsjwks.domain.algorithms import Algorithm, find_algorithm
 from kmsjwks.domain.errors import (
     BackendDenied,
     BackendProtocolError,
+    BackendUnavailable,
     KeyDisabled,
     KeyNotFound,
     KeyPendingDeletion,
@@ -26,6 +26,7 @@ from kmsjwks.domain.ports import BackendKey
 
 _log = logging.getLogger(__name__)
 _PAGE = 1000  # ListKeys, Limit
+_NEWBORN = 120.0  # seconds, much longer than AWS KMS takes to tell all its servers
 _ASK_AGAIN = 300.0  # seconds; what is denied now may be ours once a policy is mended
 
 
@@ -39,6 +40,7 @@ class Inventory:
         self._installation = calls.settings.installation
         self._lock = Lock()
         self._labels: dict[KeyArn, Label | None] = {}
+        self._made_at: dict[KeyArn, float] = {}
         self._denied: dict[KeyArn, float] = {}
         self._public: dict[KeyArn, BackendKey] = {}
 
@@ -97,6 +99,20 @@ class Inventory:
         """A key that was just made."""
         with self._lock:
             self._labels[arn] = label
+            self._made_at[arn] = self._patience.clock()
+
+    def _refuse_newborn(self, arn: KeyArn) -> None:
+        """
+        Raises:
+            BackendUnavailable: the key was just made, so it is there although AWS KMS does not
+                show it; another must not be made in its place.
+        """
+        with self._lock:
+            made_at = self._made_at.get(arn)
+        if made_at is not None and self._patience.clock() - made_at < _NEWBORN:
+            raise BackendUnavailable(
+                f"AWS KMS made the key {arn} a moment ago and does not show it yet. Try again."
+            )
 
     def find(self, request_id: str) -> tuple[KeyMetadata, Label] | None:
         """The oldest key that was made for this request and is not pending deletion.
@@ -108,10 +124,13 @@ class Inventory:
         for arn, label in self.ours():
             if label.request_id != request_id:
                 continue
-            with suppress(KeyNotFound):
+            try:
                 metadata = self._calls.describe(arn)
-                if not metadata.pending_deletion:
-                    found[str(metadata.primary)] = (metadata, label)
+            except KeyNotFound:
+                self._refuse_newborn(arn)
+                continue
+            if not metadata.pending_deletion:
+                found[str(metadata.primary)] = (metadata, label)
         if not found:
             return None
         first, *others = sorted(found, key=lambda ref: (found[ref][0].created, ref))
