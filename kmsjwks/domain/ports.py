@@ -145,10 +145,12 @@ class ServerHooks:
 
     ``on_stall(thread ident)`` answers the request which that thread serves;
     ``replace_process()`` ends the process at once, without cleaning up, to be started afresh.
+    ``workers``: how many processes like this one share what a machine may ask of a backend.
     """
 
     on_stall: Callable[[int], None]
     replace_process: Callable[[], None]
+    workers: int = 1
 
 
 class BackendFactory(Protocol):

@@ -64,16 +64,13 @@ class Examination:
         if wanted is None:
             said = f'{account}; set account = "{account}" to refuse any other from now on'
             yield Finding("account", True, said)
-        else:
-            said = (
-                account
-                if account == wanted
-                else (
-                    f"the credentials belong to {account}, and the backend is configured for {wanted}: "
-                    "use credentials of that account, or change account"
-                )
-            )
-            yield Finding("account", account == wanted, said)
+            return
+        wrong = (
+            f"the credentials belong to {account}, and the backend is configured for {wanted}: "
+            "use credentials of that account, or change account"
+        )
+        same = account == wanted
+        yield Finding("account", same, account if same else wrong)
 
     def _expiry(self) -> Finding:
         expires = self._surroundings.credentials_expire()
@@ -116,7 +113,7 @@ class Examination:
 
     def _quotas(self, region: str) -> Finding:
         check, limit = f"quotas {region}", self._settings.requests_per_second
-        ours = f"each process stops itself at {limit:g} (requests_per_second)"
+        ours = f"each machine stops itself at {limit:g} (requests_per_second)"
         try:
             quotas = self._surroundings.signing_quotas(region)
         except NotTold as error:
@@ -128,7 +125,7 @@ class Examination:
         told = ", ".join(f"{name} {value:g}/s" for name, value in sorted(quotas.items()))
         below = limit < min(quotas.values())
         advice = (
-            "divide the quota by the number of processes"
+            "divide the quota by the number of machines"
             if below
             else "that is not below every quota: AWS throttles first. Lower it, or raise the quota"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 
 from kmsjwks.backends.awskms.settings import KmsSettings, parse_settings
@@ -27,8 +28,11 @@ class KmsFactory:
         return parse_settings(name, options, context)
 
     def open(self, settings: KmsSettings, hooks: ServerHooks | None) -> KeyBackend:
-        """Asks nothing of the network yet. Every call ends by itself: no hook is needed."""
-        del hooks
+        """Asks nothing of the network yet. Every call ends by itself, and workers share the
+        limit of the machine."""
+        if hooks is not None:
+            share = settings.requests_per_second / hooks.workers
+            settings = replace(settings, requests_per_second=share)
         # Here, because it imports boto3, and ``parse`` must be able to say that it is missing.
         from kmsjwks.backends.awskms.backend import KmsBackend  # noqa: PLC0415
 

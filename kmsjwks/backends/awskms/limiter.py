@@ -44,7 +44,7 @@ class Limiter:
                 return
             missing = (1.0 - self._tokens) / self._rate
         raise BackendThrottled(
-            "This process signs as often as requests_per_second of the AWS KMS backend allows. "
+            "This worker signs as often as requests_per_second of the AWS KMS backend allows. "
             "Ask again shortly; if AWS raised the account's quota, raise the setting too.",
             retry_after=max(_LEAST_PAUSE, missing),
         )

@@ -40,8 +40,8 @@ class KmsSettings:
     """``regions`` in order of preference, the first is home: keys are created there.
 
     ``endpoint`` and ``sts_endpoint`` are URLs that may hold ``{region}``; None leaves them to
-    boto3. ``account`` is the expected 12-digit account. ``requests_per_second`` limits Sign in one
-    process and Region. ``connect_timeout``, ``read_timeout`` and ``open_seconds`` in seconds.
+    boto3. ``account`` is the expected 12-digit account. ``requests_per_second`` limits Sign of
+    one machine in one Region. ``connect_timeout``, ``read_timeout`` and ``open_seconds`` in seconds.
     """
 
     name: str
@@ -56,7 +56,7 @@ class KmsSettings:
     requests_per_second: float = _REQUESTS_PER_SECOND
     connect_timeout: float = 1.0
     read_timeout: float = 2.0
-    max_connections: int = 36
+    max_connections: int = 132
     failure_threshold: int = 3
     open_seconds: float = 5.0
     credentials: StaticCredentials | None = field(default=None, repr=False)
@@ -84,7 +84,7 @@ class _Options(BaseModel):
     )
     connect_timeout: Seconds = 1.0
     read_timeout: Seconds = 2.0
-    max_connections: int = Field(default=36, ge=1, le=1024, strict=False)  # threads + 4
+    max_connections: int = Field(default=132, ge=1, le=1024, strict=False)  # max_concurrency + 4
     failure_threshold: int = Field(default=3, ge=1, le=100, strict=False)
     open_seconds: Seconds = 5.0
 
