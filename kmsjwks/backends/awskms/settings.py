@@ -41,7 +41,7 @@ class KmsSettings:
 
     ``endpoint`` and ``sts_endpoint`` are URLs that may hold ``{region}``; None leaves them to
     boto3. ``account`` is the expected 12-digit account. ``requests_per_second`` limits Sign of
-    one machine in one Region. ``connect_timeout``, ``read_timeout`` and ``open_seconds`` in seconds.
+    one machine in one Region. ``connect_timeout``, ``read_timeout``, ``open_seconds`` in seconds.
     """
 
     name: str
