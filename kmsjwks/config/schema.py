@@ -71,6 +71,7 @@ class Snapshot(Table):
 
 
 class Rotation(Table):
+    scheduler: bool = True
     tick_interval: RefreshSeconds = 10.0
     grace: GraceSeconds = 900
     skew: SkewSeconds = 300

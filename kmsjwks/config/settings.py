@@ -74,10 +74,12 @@ class RotationSettings:
     """In seconds: how often rotation is looked after; how long a process signs without the
     database; how far the clocks of replicas may differ.
 
+    ``scheduler``: workers do what is due; else somebody runs ``kmsjwks rotate --due``.
     ``check_public_jwks``: a key is activated only after it was seen in the JWKS through the
     issuer's URL. ``development``: the floors that protect verifiers do not hold.
     """
 
+    scheduler: bool
     tick_interval: float
     grace: int
     skew: int
