@@ -151,7 +151,9 @@ def build(
             store, backends, maker, clock, KeyServiceOptions(timing, gated=gate is not None)
         ),
         migration=migration,
-        failover=FailoverService(store, clock, FailoverOptions(timing, gate is not None, faults)),
+        failover=FailoverService(
+            store, backends, clock, FailoverOptions(timing, gate is not None, faults)
+        ),
         watch=watch,
         clock=clock,
         planner=Planner(store, backends, maker, clock, PlannerOptions(timing, gate, faults)),

@@ -11,7 +11,7 @@ import click
 from kmsjwks.bootstrap import Service
 from kmsjwks.cli.output import emit
 from kmsjwks.cli.session import Exit, Session, exit_code, exits
-from kmsjwks.domain.errors import BackendError
+from kmsjwks.domain.errors import BackendError, BackendThrottled
 from kmsjwks.domain.keys import Key, KeyState
 from kmsjwks.domain.ports import KeyBackend
 
@@ -38,6 +38,8 @@ def backends(context: click.Context) -> None:
 def _trouble(backend: KeyBackend) -> BackendError | None:
     try:
         backend.check()
+    except BackendThrottled:  # it answered
+        return None
     except BackendError as error:
         return error
     return None

@@ -67,7 +67,8 @@ def blueprint(context: HttpContext) -> Blueprint:
     @context.bounded
     def put_keyset(name: str) -> Response:
         who, body = actor(name, _PUT_MEMBERS, optional=False)
-        keyset = service.keysets.ensure(_spec(context, name, body), who)
+        with unsupported_is_invalid():
+            keyset = service.keysets.ensure(_spec(context, name, body), who)
         after(context, who)
         return answer({"name": keyset.name, "dry_run": who.dry_run}, context)
 
@@ -118,8 +119,7 @@ def _spec(context: HttpContext, name: str, body: dict[str, Any]) -> KeysetSpec:
     for member in ("algorithm", "backend"):
         if member not in body:
             raise InvalidRequest(f"The member {member!r} is missing.")
-    with unsupported_is_invalid():
-        algorithm = find_algorithm(body["algorithm"])
+    algorithm = find_algorithm(body["algorithm"])
     base = context.service.settings.server.base_url
     maximum = body.get("max_lifetime", 3600)
     rules = TokenRules(

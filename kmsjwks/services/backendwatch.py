@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kmsjwks.domain.errors import BackendError
+from kmsjwks.domain.errors import BackendError, BackendThrottled
 from kmsjwks.domain.failover import Health
 from kmsjwks.domain.ports import Clock, KeyBackend
 
@@ -99,6 +99,8 @@ class _Watched:
         reason = None
         try:
             self._backend.check()
+        except BackendThrottled:
+            pass  # it answered, and is well
         except BackendError as error:
             reason = str(error)
         except Exception as error:  # the thread must survive a bug, or nobody asks any more

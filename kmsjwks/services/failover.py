@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from kmsjwks.domain import interventions, rotation
 from kmsjwks.domain.effects import effect_of_early_takeover
-from kmsjwks.domain.errors import InvalidRequest, KmsJwksError, TransitionRefused
+from kmsjwks.domain.errors import Conflict, InvalidRequest, KmsJwksError, TransitionRefused
 from kmsjwks.domain.explanation import moment
 from kmsjwks.domain.failover import CallOff, FailBack, FailOver, Health, Stuck, decide, is_ready
-from kmsjwks.domain.keys import Key, Keyset
-from kmsjwks.domain.ports import Change, Clock, KeyStore, LifecycleEvent
+from kmsjwks.domain.keys import Key, Keyset, KeyState
+from kmsjwks.domain.ports import Change, Clock, KeyBackend, KeyStore, LifecycleEvent
 from kmsjwks.domain.timing import InstallationTiming
-from kmsjwks.services.acting import Actor, Proposal, find_keyset, planner_turn
+from kmsjwks.services.acting import Actor, Proposal, find_keyset
 from kmsjwks.services.backendwatch import BackendWatch
 from kmsjwks.services.faultpoints import FaultPoints
 from kmsjwks.services.planning import ACTOR
@@ -23,6 +25,7 @@ from kmsjwks.services.snapshot import SnapshotKeeper
 
 _log = logging.getLogger(__name__)
 _INTERVAL = 1.0  # seconds between two looks at the health of backends
+_LOCK_PATIENCE = 1.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,16 @@ class FailoverOptions:
 
 
 class FailoverService:
-    """Thread-safe; writes under the planner's lock."""
+    """Thread-safe; waits for the planner's lock, but not for long."""
 
-    def __init__(self, store: KeyStore, clock: Clock, options: FailoverOptions) -> None:
-        self._store, self._clock = store, clock
+    def __init__(
+        self,
+        store: KeyStore,
+        backends: Mapping[str, KeyBackend],
+        clock: Clock,
+        options: FailoverOptions,
+    ) -> None:
+        self._store, self._backends, self._clock = store, backends, clock
         self.timing, self.gated, self._faults = options.timing, options.gated, options.faults
 
     def fail_over(
@@ -51,13 +60,24 @@ class FailoverService:
             KeysetNotFound
             InvalidRequest: the keyset has no other backend.
             TransitionRefused: no spare there may take over, or a hold is in the way.
+            Conflict: that backend is not configured here.
+            BackendError: it does not answer, so nothing is changed.
         """
+        proposal = self._propose(name, actor, to, early=early)
+        self._check_where_it_goes(proposal)  # before the lock: a device may take its time
         if actor.dry_run:
-            return self._propose(name, actor, to, early=early)
-        with planner_turn(self._store):
+            return proposal
+        with _turn_or_not(self._store):
             proposal = self._propose(name, actor, to, early=early)
             self._write(proposal.changes, proposal.event)
         return proposal
+
+    def _check_where_it_goes(self, proposal: Proposal) -> None:
+        (key,) = [one.after for one in proposal.changes if one.after.state is KeyState.ACTIVE]
+        backend = self._backends.get(key.backend)
+        if backend is None:
+            raise Conflict(f"The backend {key.backend} is not configured here.")
+        backend.check()
 
     def look_after(self, name: str, health: Mapping[str, Health]) -> str | None:
         """Do what is due for a keyset; returns it in words.
@@ -65,7 +85,7 @@ class FailoverService:
         Raises:
             KeysetNotFound, StoreUnavailable, Conflict, TransitionRefused.
         """
-        with planner_turn(self._store):
+        with _turn_or_not(self._store):
             keyset, keys = find_keyset(self._store, name), list(self._store.keys(name))
             now = int(self._clock.now())
             decision = decide(keyset, keys, health, self.timing, now, gated=self.gated)
@@ -127,6 +147,19 @@ class FailoverService:
         self._faults.reach(f"{event.event}.before")
         self._store.apply(changes, event)
         self._faults.reach(f"{event.event}.recorded")
+
+
+@contextmanager
+def _turn_or_not(store: KeyStore) -> Iterator[None]:
+    """Wait a moment for the planner's lock, then go on without it: whoever has it may hang in the
+    very device that is down. What is written is checked against what was read all the same."""
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    while True:
+        with store.planner_lock() as ours:
+            if ours or time.monotonic() >= deadline:
+                yield
+                return
+        time.sleep(0.05)
 
 
 def _other(keyset: Keyset, active: Key, to: str | None) -> str:
@@ -198,17 +231,18 @@ class FailoverKeeper:
             )
             if isinstance(decision, Stuck):
                 self._complain(name, decision.why)
-                continue
-            self._stuck.pop(name, None)
-            if decision is not None:
+            elif decision is not None:
                 self._do(name, health)
+            else:
+                self._stuck.pop(name, None)
 
     def _do(self, name: str, health: Mapping[str, Health]) -> None:
         try:
             done = self._service.look_after(name, health)
         except KmsJwksError as error:
-            _log.error("Keyset %s cannot fail over: %s", name, error)
+            self._complain(name, str(error))
             return
+        self._stuck.pop(name, None)
         if done is not None:
             _log.warning("%s", done)
             self._snapshots.refresh()

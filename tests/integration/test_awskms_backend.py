@@ -287,6 +287,8 @@ def test_a_ref_is_a_key_arn_of_ours(kms: FakeKms) -> None:
     backend = open_kms(kms_settings(kms.endpoint, account=ACCOUNT))
     key = backend.create_key(ES256, request_id="one")
     kms.forget_calls()
+    with pytest.raises(WrongRegion, match="replica_regions"):
+        backend.sign(replace(key, ref=key.ref.replace(HOME, THIRD)), b"message")
     for ref, error in {
         key.ref.replace(HOME, THIRD): WrongRegion,
         key.ref.replace(ACCOUNT, "999999999999"): WrongAccount,
@@ -477,6 +479,20 @@ def test_check_never_signs(kms: FakeKms, backend: KmsBackend, settings: KmsSetti
     kms.deny("kms:DescribeKey")
     open_kms(settings).check()
     assert kms.calls("Sign") == 0
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_what_aws_refuses_it_is_there_to_refuse(
+    kms: FakeKms, backend: KmsBackend, used: bool
+) -> None:
+    """Neither a permission nor a quota of DescribeKey says that signatures cannot be had."""
+    if used:
+        backend.create_key(ES256, request_id="one")
+    kms.deny("kms:DescribeKey")
+    backend.check()
+    kms.deny()
+    kms.throttle(operation="DescribeKey")
+    backend.check()
 
 
 @pytest.mark.parametrize("used", [False, True])

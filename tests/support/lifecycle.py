@@ -88,7 +88,7 @@ class Lab:
             self.store, backends, self.maker, self.clock, KeyServiceOptions(self.timing, gated)
         )
         self.failover = FailoverService(
-            self.store, self.clock, FailoverOptions(self.timing, gated, faults)
+            self.store, backends, self.clock, FailoverOptions(self.timing, gated, faults)
         )
         options = PlannerOptions(self.timing, visible, faults)
         self.planner = Planner(self.store, backends, self.maker, self.clock, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -39,6 +40,13 @@ class MotoServer:
                 return
             time.sleep(0.05)
         raise AssertionError("moto's server does not listen")
+
+    def freeze(self) -> None:
+        """Connections are taken by the kernel; nothing is answered any more."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         self.process.kill()

@@ -175,6 +175,14 @@ def test_key_states_are_told_apart(message: str, kind: type[BackendError]) -> No
     assert type(error) is kind
 
 
+@pytest.mark.parametrize("message", [f"{ARN} is pending deletion.", f"{ARN} is PendingDeletion"])
+def test_a_doomed_key_may_be_called_disabled(message: str) -> None:
+    """The key-state table of the AWS KMS Developer Guide allows both codes for it."""
+    error = translated(answer("DisabledException", message))
+    assert type(error) is KeyPendingDeletion
+    assert "kms:CancelKeyDeletion" in str(error)
+
+
 def test_a_disabled_and_a_doomed_key_name_the_key_and_the_way_back() -> None:
     doomed = translated(answer("KMSInvalidStateException", f"{ARN} is pending deletion."))
     assert ARN in str(doomed)

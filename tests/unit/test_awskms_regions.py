@@ -348,6 +348,42 @@ def test_a_list_that_does_not_end_is_an_error(endpoint: Endpoint, time: Time) ->
         list(make(endpoint.url, time).pages("ListKeys", {}, "Keys", doing="listing"))
 
 
+def test_an_outage_is_no_quota(refusing: str, time: Time) -> None:
+    """Callers that a breaker refuses use up nothing, and the probe is theirs to make."""
+    regions = make(refusing, time, requests_per_second=1, failure_threshold=1)
+    with pytest.raises(BackendUnavailable) as first:
+        sign(regions, limited=True)
+    time.seconds += 1
+    refusals = [first]
+    for _ in range(3):
+        with pytest.raises(BackendUnavailable) as refused:
+            sign(regions, limited=True)
+        refusals.append(refused)
+    assert {refusal.type for refusal in refusals} == {BackendUnavailable}
+
+
+def test_a_probe_that_the_limit_forbids_is_left_to_the_next(endpoint: Endpoint, time: Time) -> None:
+    regions = make(endpoint.url, time, requests_per_second=1, failure_threshold=1)
+    sign(regions, limited=True)
+    endpoint.fails("KMSInternalException", 500)
+    with pytest.raises(BackendUnavailable):
+        sign(regions)
+    endpoint.works()
+    time.seconds += 5
+    sign(regions, limited=True)
+    with pytest.raises(BackendThrottled):
+        sign(regions, limited=True)
+    endpoint.fails("KMSInternalException", 500)
+    with pytest.raises(BackendUnavailable):
+        sign(regions)
+    endpoint.works()
+    time.seconds += 0.5
+    with pytest.raises(BackendUnavailable, match="not asked"):
+        sign(regions, limited=True)
+    time.seconds += 4.5
+    sign(regions, limited=True)
+
+
 def test_a_region_that_is_not_configured_is_not_asked(refusing: str, time: Time) -> None:
     with pytest.raises(WrongRegion, match="replica_regions"):
         sign(make(refusing, time), "ap-south-1")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kmsjwks.domain.errors import (
+    BackendThrottled,
     BackendUnavailable,
     Conflict,
     InvalidRequest,
@@ -20,6 +21,7 @@ from kmsjwks.domain.errors import (
 from kmsjwks.domain.failover import Health
 from kmsjwks.domain.keys import Key, KeyState, Standby, is_published
 from kmsjwks.domain.ports import BackendKey
+from kmsjwks.services.acting import Actor
 from kmsjwks.services.backendwatch import BackendWatch, WatchTiming
 from tests.fakes import FakeBackend
 from tests.support.lifecycle import DAY, OPERATOR, TRYING, Lab, SetClock, crash_at, spec
@@ -154,6 +156,20 @@ class TestFailover:
         lab.service.hold(lab.active.kid, OPERATOR)
         with pytest.raises(TransitionRefused, match="hold"):
             lab.failover.fail_over("demo", OPERATOR)
+
+    def test_a_tick_that_hangs_in_the_dead_device_is_not_waited_for(self, lab: Lab) -> None:
+        down = health(lab, down="fake", since=lab.now - 60)
+        with lab.store.planner_lock() as ours:
+            assert ours
+            assert lab.failover.look_after("demo", down) is not None
+        assert lab.active.backend == "other"
+
+    @pytest.mark.parametrize("actor", [OPERATOR, TRYING])
+    def test_never_on_command_to_a_backend_that_is_down(self, lab: Lab, actor: Actor) -> None:
+        lab.other.break_with(GONE)
+        with pytest.raises(BackendUnavailable):
+            lab.failover.fail_over("demo", actor, early=True)
+        assert lab.active.backend == "fake"
 
     @pytest.mark.parametrize("point", ["failed-over.before", "failed-over.recorded"])
     def test_a_crash_leaves_one_active_key(self, lab: Lab, point: str) -> None:
@@ -370,6 +386,20 @@ class TestWatch:
                 return found
             time.sleep(0.005)
         raise AssertionError("the watch did not notice")
+
+    def test_a_backend_that_throttles_is_well(self) -> None:
+        asked = threading.Semaphore(0)
+
+        class Throttling(FakeBackend):
+            def check(self) -> None:
+                asked.release()
+                raise BackendThrottled("quota")
+
+        watch = self.watch(Throttling())
+        watch.start()
+        assert all(asked.acquire(timeout=5) for _ in range(2))  # the first was dealt with by then
+        assert watch.health()["fake"].available
+        watch.close()
 
     def test_down_and_up_with_the_time_of_each(self) -> None:
         backend = FakeBackend()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 
 from kmsjwks.backends.awskms.arns import KeyArn
@@ -18,7 +19,12 @@ from kmsjwks.backends.awskms.regions import Regions
 from kmsjwks.backends.awskms.settings import KmsSettings
 from kmsjwks.backends.awskms.signing import jose_signature, signing_input
 from kmsjwks.domain.algorithms import ALGORITHMS, Algorithm
-from kmsjwks.domain.errors import BackendDenied, KeyNotFound, UnsupportedAlgorithm
+from kmsjwks.domain.errors import (
+    BackendDenied,
+    BackendThrottled,
+    KeyNotFound,
+    UnsupportedAlgorithm,
+)
 from kmsjwks.domain.ports import BackendKey, BackendStatus, Evidence, Finding
 
 _OFFERED = frozenset(alg for alg in ALGORITHMS if alg.kms_key_spec is not None)
@@ -117,6 +123,15 @@ class KmsBackend:
     def check(self) -> None:
         """DescribeKey of a key that was used, else of an alias that need not exist: refusing us
         that, AWS KMS still answered and knew our credentials. One Region is enough."""
+        try:
+            self._describe_something()
+        except BackendThrottled:
+            return
+        except BackendDenied as error:
+            if type(error) is not BackendDenied:  # about our credentials
+                raise
+
+    def _describe_something(self) -> None:
         seen = self._seen
         if seen is not None:
             try:
@@ -126,15 +141,10 @@ class KmsBackend:
             else:
                 return
         alias = alias_name(self._settings.installation, "health")
-        try:
+        with suppress(KeyNotFound):
             self._regions.call_preferred(
                 "DescribeKey", lambda _: {"KeyId": alias}, doing="answering"
             )
-        except KeyNotFound:
-            return
-        except BackendDenied as error:
-            if type(error) is not BackendDenied:  # about our credentials
-                raise
 
     def examine(self) -> Iterator[Finding]:
         """For `doctor`: credentials, permissions, quotas. Makes a key and schedules its deletion;

@@ -38,7 +38,8 @@ class KeyCalls:
         if arn.region not in settings.regions:
             raise WrongRegion(
                 f"The key {arn} is in {arn.region}, and the backend {settings.name} uses "
-                f"{', '.join(settings.regions)}. Add the Region to its 'regions'."
+                f"{', '.join(settings.regions)}. Make it the backend's region, or "
+                "one of its replica_regions if the key has a replica there."
             )
         if settings.account is not None and arn.account != settings.account:
             raise WrongAccount(

@@ -18,6 +18,7 @@ from kmsjwks.backends.awskms.settings import KmsSettings
 from kmsjwks.domain.errors import (
     BackendError,
     BackendProtocolError,
+    BackendThrottled,
     CredentialsExpired,
     CredentialsMissing,
     WrongRegion,
@@ -86,9 +87,7 @@ class Regions:
             BackendError: also when the breaker is open, or ``limited`` and the limiter empty.
         """
         place = self._place(region)
-        if limited:
-            place.limiter.acquire()
-        permit = place.breaker.admit()
+        permit = _admit(place, limited)
         try:
             answer = getattr(self._clients.kms(place.name), _method(operation))(**params)
             self._note_answer(place)
@@ -233,6 +232,18 @@ class Regions:
             _log.warning("AWS KMS in %s cannot be used. %s", place.name, failure)
         place.refused = str(failure)
         self._clients.renew()
+
+
+def _admit(place: _Region, limited: bool) -> int:
+    """The breaker's permit. The breaker comes first: in an outage nobody waits for a quota."""
+    permit = place.breaker.admit()
+    if limited:
+        try:
+            place.limiter.acquire()
+        except BackendThrottled:
+            place.breaker.abandoned(permit)
+            raise
+    return permit
 
 
 def _checked(answer: object, region: str, doing: str) -> dict[str, Any]:

@@ -117,6 +117,13 @@ def _of_other_region(refusal: Refusal) -> bool:
 
 
 def disabled(refusal: Refusal) -> BackendError:
+    """DisabledException. AWS KMS may say it of a key pending deletion too (Developer Guide, "Key
+    states of AWS KMS keys"), which takes another way back."""
+    doomed = _says(refusal, "pendingdeletion", "pendingreplicadeletion")
+    return _pending_deletion(refusal) if doomed else _disabled(refusal)
+
+
+def _disabled(refusal: Refusal) -> BackendError:
     return KeyDisabled(
         f"{refusal.key} is disabled in {refusal.region} ({refusal.code}). Find out who disabled "
         "it and why, then enable it (kms:EnableKey)."
@@ -140,7 +147,7 @@ _KEY_STATES: tuple[tuple[str, Translation], ...] = (
     ),
     ("pendingdeletion", _pending_deletion),
     ("pendingreplicadeletion", _pending_deletion),
-    ("disabled", disabled),
+    ("disabled", _disabled),
     ("creating", _not_ready),
     ("updating", _not_ready),
     ("unavailable", _not_ready),

@@ -24,8 +24,10 @@ _ROOT = Path(__file__).parents[3]
 
 @dataclass(frozen=True)
 class SignRecord:
-    """One Sign request that the fake carried out; ``length`` of its Message in bytes."""
+    """One Sign request that the fake carried out: ``asked`` is its KeyId, ``key`` the ARN that this
+    named; ``length`` of its Message in bytes."""
 
+    asked: str
     key: str
     region: str
     algorithm: str
@@ -96,6 +98,10 @@ class FakeKms:
         if not keep:
             self._state.unlink(missing_ok=True)
         self.start()
+
+    def is_running(self) -> bool:
+        """Also where it is paused."""
+        return self._process is not None
 
     def pause(self) -> None:
         """SIGSTOP: connections are accepted by the kernel and never answered."""

@@ -41,8 +41,9 @@ class Signing:
         made = keys.sign(self._store.material(key), algorithm, message_type, asked["Message"])
         dry_run = asked.get("DryRun", False)
         self._calls.signed(
-            {"key": key.arn, "region": key.region, "algorithm": algorithm, "dry_run": dry_run,
-             "message_type": message_type, "length": len(asked["Message"])}
+            {"asked": asked["KeyId"], "key": key.arn, "region": key.region,
+             "algorithm": algorithm, "message_type": message_type,
+             "length": len(asked["Message"]), "dry_run": dry_run}
         )  # fmt: skip
         if dry_run:
             message = "The request would have succeeded, but the DryRun option is set."
