@@ -38,12 +38,16 @@ from kmsjwks.publishing.visibility import PublicJwks
 from kmsjwks.services.audited import ActTrail, DeferringSink
 from kmsjwks.services.auditedbackend import AuditedBackend
 from kmsjwks.services.auditedstore import AuditedKeyStore
+from kmsjwks.services.backendwatch import BackendWatch, WatchTiming
+from kmsjwks.services.boundedbackend import BoundedBackend
 from kmsjwks.services.exporting import Exporter, ExportTiming, ScheduledExport
+from kmsjwks.services.failover import FailoverKeeper, FailoverOptions, FailoverService
 from kmsjwks.services.faultpoints import FaultPoints
 from kmsjwks.services.keymaking import KeyMaker
 from kmsjwks.services.keysets import KeysetService
 from kmsjwks.services.leases import LeaseKeeper
-from kmsjwks.services.lifecycle import KeyService
+from kmsjwks.services.lifecycle import KeyService, KeyServiceOptions
+from kmsjwks.services.migration import MigrationService
 from kmsjwks.services.planning import Planner, PlannerOptions
 from kmsjwks.services.publication import DocumentWarnings
 from kmsjwks.services.signing import SigningService
@@ -75,11 +79,18 @@ class Service:
     snapshots: SnapshotKeeper
     keysets: KeysetService
     keys: KeyService
+    migration: MigrationService
+    failover: FailoverService
+    watch: BackendWatch
+    clock: Clock
     planner: Planner
     signing: SigningService
-    clock: Clock
     audit: AuditSink
     export: ScheduledExport | None = None
+
+    def failover_keeper(self) -> FailoverKeeper:
+        """For a serving process: it starts threads, of which this process needs one set."""
+        return FailoverKeeper(self.failover, self.watch, self.snapshots, self.clock)
 
     def close(self) -> None:
         """Give up leases and close devices; a database that is down keeps nobody from leaving."""
@@ -87,6 +98,7 @@ class Service:
             self.export.close()
         with suppress(StoreUnavailable):
             self.snapshots.close()
+        self.watch.close()
         for backend in self.backends.values():
             backend.close()
         _close_audit(self.audit)
@@ -122,13 +134,17 @@ def build(
     backends = open_backends(settings, environ, hooks)
     audit = audit_sink(settings, clock, hooks)
     trail = ActTrail(audit, clock)
-    makers = {name: AuditedBackend(name, one, trail) for name, one in backends.items()}
+    # A command line's calls are bounded anyway.
+    bounded = {name: BoundedBackend(one) for name, one in backends.items()} if hooks else backends
+    makers = {name: AuditedBackend(name, one, trail) for name, one in bounded.items()}
     store = AuditedKeyStore(SqlKeyStore(make_engine(settings.database.url, create=False)), trail)
     timing = timing_of(settings)
     faults = faults or FaultPoints()
     published = LastGoodDocuments(settings.state.directory / "documents.json")
     export = scheduled_export(settings, clock)
     maker = KeyMaker(store, makers, clock, faults)
+    migration = MigrationService(store, makers, clock, timing, faults)
+    watch = BackendWatch(backends, clock, WatchTiming(settings.backend_watch.interval))
     snapshots = SnapshotKeeper(
         take=lambda now: take_snapshot(store, backends, max_age=settings.jwks.max_age, now=now),
         revision=store.revision,
@@ -148,8 +164,15 @@ def build(
         store=store,
         backends=backends,
         snapshots=snapshots,
-        keysets=KeysetService(store, backends, maker, clock, timing),
-        keys=KeyService(store, maker, clock, timing, gated=gate is not None),
+        keysets=KeysetService(store, makers, maker, clock, migration),
+        keys=KeyService(
+            store, makers, maker, clock, KeyServiceOptions(timing, gated=gate is not None)
+        ),
+        migration=migration,
+        failover=FailoverService(
+            store, makers, clock, FailoverOptions(timing, gate is not None, faults)
+        ),
+        watch=watch,
         planner=Planner(store, makers, maker, clock, PlannerOptions(timing, gate, faults)),
         signing=SigningService(snapshots, audit, clock, new_jti),
         clock=clock,

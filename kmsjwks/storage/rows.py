@@ -11,7 +11,7 @@ from sqlalchemy import RowMapping
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.algorithms import Algorithm, find_algorithm
 from kmsjwks.domain.errors import MalformedJson, StoreUnavailable, UnsupportedAlgorithm
-from kmsjwks.domain.keys import Key, Keyset, KeyState, KeyTimes
+from kmsjwks.domain.keys import Key, Keyset, KeyState, KeyTimes, Standby
 from kmsjwks.domain.ports import Lease, LifecycleEvent
 from kmsjwks.domain.timing import RotationSchedule
 from kmsjwks.domain.tokens import TokenRules
@@ -42,23 +42,20 @@ def keyset_to_row(keyset: Keyset) -> dict[str, Any]:
         "name": keyset.name,
         "algorithm": keyset.algorithm.id,
         "backend": keyset.backend,
-        "rules": rules_to_text(keyset.rules),
+        "rules": _rules_text(keyset.rules),
         "created_at": keyset.created_at,
-        "schedule": schedule_to_text(keyset.schedule),
+        "schedule": _text(keyset.schedule),
+        "standby": None if keyset.standby is None else _text(keyset.standby),
     }
 
 
-def rules_to_text(rules: TokenRules) -> str:
+def _rules_text(rules: TokenRules) -> str:
     """Without rules that came later and are not used, so that an older replica goes on reading."""
     members = asdict(rules)
     unused = [name for name, default in _LATER_RULES if members[name] == default]
     return strictjson.dumps(
         {name: value for name, value in members.items() if name not in unused}
     ).decode()
-
-
-def schedule_to_text(schedule: RotationSchedule) -> str:
-    return strictjson.dumps(asdict(schedule)).decode()
 
 
 def key_to_row(key: Key) -> dict[str, Any]:
@@ -93,6 +90,7 @@ def keyset_from_row(row: RowMapping) -> Keyset:
             rules=_rules(strictjson.loads(row["rules"].encode())),
             created_at=row["created_at"],
             schedule=RotationSchedule(**strictjson.loads(row["schedule"].encode())),
+            standby=_standby(row["standby"]),
         )
     except (UnsupportedAlgorithm, MalformedJson, TypeError, AttributeError) as error:
         raise _unreadable(f"keyset {row['name']}") from error
@@ -151,6 +149,14 @@ def lease_to_row(lease: Lease) -> dict[str, Any]:
 
 def lease_from_row(row: RowMapping) -> Lease:
     return Lease(row["kid"], row["holder"], row["max_exp"], row["final"])
+
+
+def _text(value: RotationSchedule | Standby) -> str:
+    return strictjson.dumps(asdict(value)).decode()
+
+
+def _standby(stored: str | None) -> Standby | None:
+    return None if stored is None else Standby(**strictjson.loads(stored.encode()))
 
 
 def _rules(members: Mapping[str, Any]) -> TokenRules:
