@@ -44,6 +44,12 @@ rotation-proof: setup ## Rotate, compromise and SIGKILL before clients with cach
 	@cd tests/interop && npm ci --ignore-scripts --no-audit --no-fund
 	$(bin)/python -m proof.rotation
 
+.PHONY: failover-proof
+failover-proof: setup ## Kill, flap and migrate backends before clients with caches; 5 minutes, proof/out
+	@scripts/require.sh node
+	@cd tests/interop && npm ci --ignore-scripts --no-audit --no-fund
+	$(bin)/python -m proof.failover
+
 .PHONY: lock
 lock: ## Regenerate the lock files from pyproject.toml (UPGRADE=1: newest versions)
 	@scripts/lock.sh

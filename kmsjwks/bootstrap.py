@@ -33,23 +33,31 @@ from kmsjwks.domain.ports import (
     ServerHooks,
 )
 from kmsjwks.domain.timing import InstallationTiming
-from kmsjwks.publishing.targets import target_for
+from kmsjwks.publishing.files import DirectoryTarget
+from kmsjwks.publishing.targets import checkpoint_target_for, target_for
 from kmsjwks.publishing.visibility import PublicJwks
 from kmsjwks.services.audited import ActTrail, DeferringSink
 from kmsjwks.services.auditedbackend import AuditedBackend
 from kmsjwks.services.auditedstore import AuditedKeyStore
+from kmsjwks.services.backendwatch import BackendWatch, WatchTiming
+from kmsjwks.services.boundedbackend import BoundedBackend
+from kmsjwks.services.checkpointing import Checkpointer, CheckpointPlan, CheckpointSigner
 from kmsjwks.services.exporting import Exporter, ExportTiming, ScheduledExport
+from kmsjwks.services.failover import FailoverKeeper, FailoverOptions, FailoverService
 from kmsjwks.services.faultpoints import FaultPoints
 from kmsjwks.services.keymaking import KeyMaker
 from kmsjwks.services.keysets import KeysetService
 from kmsjwks.services.leases import LeaseKeeper
-from kmsjwks.services.lifecycle import KeyService
+from kmsjwks.services.lifecycle import KeyService, KeyServiceOptions
+from kmsjwks.services.migration import MigrationService
 from kmsjwks.services.planning import Planner, PlannerOptions
 from kmsjwks.services.publication import DocumentWarnings
 from kmsjwks.services.signing import SigningService
 from kmsjwks.services.snapshot import Refreshing, Snapshot, SnapshotKeeper, take_snapshot
 from kmsjwks.storage.audit_chain import FileLimits, check_directory
+from kmsjwks.storage.audit_checkpoints import CHECKPOINTS
 from kmsjwks.storage.audit_file import FileAuditSink, SinkOptions
+from kmsjwks.storage.audit_reader import AuditReader
 from kmsjwks.storage.engine import make_engine
 from kmsjwks.storage.keystore import SqlKeyStore
 from kmsjwks.storage.lastgood import LastGoodDocuments
@@ -75,21 +83,31 @@ class Service:
     snapshots: SnapshotKeeper
     keysets: KeysetService
     keys: KeyService
+    migration: MigrationService
+    failover: FailoverService
+    watch: BackendWatch
+    clock: Clock
     planner: Planner
     signing: SigningService
-    clock: Clock
     audit: AuditSink
+    trail: AuditReader
+    checkpoints: Checkpointer | None = None
     export: ScheduledExport | None = None
+
+    def failover_keeper(self) -> FailoverKeeper:
+        """For a serving process: it starts threads, of which this process needs one set."""
+        return FailoverKeeper(self.failover, self.watch, self.snapshots, self.clock)
 
     def close(self) -> None:
         """Give up leases and close devices; a database that is down keeps nobody from leaving."""
         if self.export is not None:
             self.export.close()
+        _close_audit(self.audit, self.checkpoints)
         with suppress(StoreUnavailable):
             self.snapshots.close()
+        self.watch.close()
         for backend in self.backends.values():
             backend.close()
-        _close_audit(self.audit)
 
 
 def prepare_database(settings: Settings) -> None:
@@ -122,13 +140,18 @@ def build(
     backends = open_backends(settings, environ, hooks)
     audit = audit_sink(settings, clock, hooks)
     trail = ActTrail(audit, clock)
-    makers = {name: AuditedBackend(name, one, trail) for name, one in backends.items()}
+    # A command line's calls are bounded anyway.
+    bounded = {name: BoundedBackend(one) for name, one in backends.items()} if hooks else backends
+    makers = {name: AuditedBackend(name, one, trail) for name, one in bounded.items()}
     store = AuditedKeyStore(SqlKeyStore(make_engine(settings.database.url, create=False)), trail)
     timing = timing_of(settings)
+    plan = checkpoint_plan(settings)
     faults = faults or FaultPoints()
     published = LastGoodDocuments(settings.state.directory / "documents.json")
     export = scheduled_export(settings, clock)
     maker = KeyMaker(store, makers, clock, faults)
+    migration = MigrationService(store, makers, clock, timing, faults)
+    watch = BackendWatch(backends, clock, WatchTiming(settings.backend_watch.interval))
     snapshots = SnapshotKeeper(
         take=lambda now: take_snapshot(store, backends, max_age=settings.jwks.max_age, now=now),
         revision=store.revision,
@@ -137,10 +160,17 @@ def build(
         refreshing=Refreshing(
             settings.snapshot.refresh_interval,
             timing.grace,
-            after=_after_refresh(published, DocumentWarnings(), export) if hooks else _nothing,
+            after=lambda snapshot: after(snapshot),
             last_good=published.load,
         ),
     )
+    checkpoints = None
+    if plan is not None:
+        checkpoints = Checkpointer(CheckpointSigner(plan.keyset, snapshots, audit, clock), plan)
+    after: Callable[[Snapshot], None] = _nothing
+    if hooks:
+        after = _after_refresh(published, DocumentWarnings(), export, checkpoints)
+        Finalize(None, _close_audit, (audit, checkpoints), exitpriority=1)
     gate = PublicJwks() if settings.rotation.check_public_jwks else None
     return Service(
         settings=settings,
@@ -148,19 +178,27 @@ def build(
         store=store,
         backends=backends,
         snapshots=snapshots,
-        keysets=KeysetService(store, backends, maker, clock, timing),
-        keys=KeyService(store, maker, clock, timing, gated=gate is not None),
+        keysets=KeysetService(store, makers, maker, clock, migration),
+        keys=KeyService(
+            store, makers, maker, clock, KeyServiceOptions(timing, gated=gate is not None)
+        ),
+        migration=migration,
+        failover=FailoverService(
+            store, makers, clock, FailoverOptions(timing, gate is not None, faults)
+        ),
+        watch=watch,
         planner=Planner(store, makers, maker, clock, PlannerOptions(timing, gate, faults)),
         signing=SigningService(snapshots, audit, clock, new_jti),
         clock=clock,
         audit=audit,
+        trail=AuditReader(settings.audit.directory),
+        checkpoints=checkpoints,
         export=export,
     )
 
 
 def audit_sink(settings: Settings, clock: Clock, hooks: ServerHooks | None) -> DeferringSink:
-    """Of a serving process, its chain is closed when the process ends.
-
+    """
     Raises:
         ConfigurationError: others may write to the directory.
     """
@@ -172,13 +210,39 @@ def audit_sink(settings: Settings, clock: Clock, hooks: ServerHooks | None) -> D
         timeout=audit.write_timeout,
     )
     on_stall = hooks.on_audit_stall if hooks else None
-    sink = DeferringSink(FileAuditSink(audit.directory, options, clock, on_stall))
-    if hooks:
-        Finalize(None, _close_audit, (sink,), exitpriority=1)
-    return sink
+    return DeferringSink(FileAuditSink(audit.directory, options, clock, on_stall))
 
 
-def _close_audit(sink: AuditSink) -> None:
+def checkpoint_plan(settings: Settings) -> CheckpointPlan | None:
+    """None where no checkpoints are wanted.
+
+    Raises:
+        ConfigurationError: a target is none.
+    """
+    audit = settings.audit
+    targets, problems = [], []
+    for uri in audit.checkpoint_targets:
+        try:
+            targets.append(
+                checkpoint_target_for(
+                    uri,
+                    endpoint=settings.publication.s3_endpoint,
+                    base=settings.base_directory,
+                )
+            )
+        except InvalidRequest as error:
+            problems.append(f"audit.checkpoint_targets: {error}")
+    if problems:
+        raise ConfigurationError(problems)
+    if audit.checkpoint_keyset is None:
+        return None
+    kept = DirectoryTarget(audit.directory / CHECKPOINTS)
+    return CheckpointPlan(audit.checkpoint_keyset, audit.checkpoint_interval, kept, tuple(targets))
+
+
+def _close_audit(sink: AuditSink, checkpoints: Checkpointer | None) -> None:
+    if checkpoints is not None:
+        checkpoints.close()
     try:
         sink.close()
     except AuditUnavailable as error:
@@ -186,9 +250,14 @@ def _close_audit(sink: AuditSink) -> None:
 
 
 def _after_refresh(
-    published: LastGoodDocuments, warnings: DocumentWarnings, export: ScheduledExport | None
+    published: LastGoodDocuments,
+    warnings: DocumentWarnings,
+    export: ScheduledExport | None,
+    checkpoints: Checkpointer | None,
 ) -> Callable[[Snapshot], None]:
     def after(snapshot: Snapshot) -> None:
+        if checkpoints is not None:
+            checkpoints.start()
         if not snapshot.documents:
             return  # nothing is published, which is no reason to forget what was
         published.save(snapshot.documents, revision=snapshot.revision, taken_at=snapshot.taken_at)

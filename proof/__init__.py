@@ -1,1 +1,2 @@
-"""`make rotation-proof`: verifiers with their default caches against replicas that are killed."""
+"""`make rotation-proof` and `make failover-proof`: verifiers with their default caches against
+replicas and backends that are killed."""

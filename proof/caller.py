@@ -26,9 +26,11 @@ class Caller:
         rate: float,
         record: Record,
         deliver: Callable[[Token], None],
+        keyset: str = KEYSET,
     ) -> None:
         self._replicas, self._rate = list(replicas), rate
         self._record, self._deliver = record, deliver
+        self._path, self._keyset = f"/v1/keysets/{keyset}/sign/jwt", keyset
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="caller", daemon=True)
 
@@ -64,12 +66,13 @@ class Caller:
     def _sign_at(self, name: str, http: Http) -> Token | None:
         body = {"claims": {"sub": "alice", "aud": AUDIENCE}}
         try:
-            answer: Answer = http.post(f"/v1/keysets/{KEYSET}/sign/jwt", body)
+            answer: Answer = http.post(self._path, body)
         except OSError as error:
-            self._record.add_sign_failure(f"{name}: {type(error).__name__}")
+            self._record.add_sign_failure(f"{self._keyset} at {name}: {type(error).__name__}")
             return None
         if answer.status != 200:
-            self._record.add_sign_failure(f"{name}: HTTP {answer.status} {_title(answer)}")
+            title = f"HTTP {answer.status} {_title(answer)}"
+            self._record.add_sign_failure(f"{self._keyset} at {name}: {title}")
             return None
         return _read(answer.json())
 

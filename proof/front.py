@@ -35,14 +35,14 @@ def round_robin(ports: Sequence[int]) -> Order:
 
 
 @contextmanager
-def front(order: Order, port: int = 0) -> Iterator[str]:
-    """Serve on loopback meanwhile; yields the URL."""
+def front(order: Order, port: int = 0, edit: Callable[[bytes], bytes] = bytes) -> Iterator[str]:
+    """Serve on loopback meanwhile; yields the URL. ``edit`` changes bodies on their way."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             answer = _ask(order(), self.path)
             self.send_response(answer.status if answer else 502)
-            body = answer.body if answer else b""
+            body = edit(answer.body) if answer else b""
             if answer:
                 for name in _PASSED_ON:
                     self.send_header(name, answer.header(name))

@@ -31,7 +31,7 @@ class Case:
 
 def judge(case: Case) -> list[Verdict]:
     return [
-        *_clients(case),
+        *client_verdicts(case.record, case.clients, case.plan.missed_share),
         *_signing(case),
         *_rotations(case),
         *_compromise(case),
@@ -40,16 +40,18 @@ def judge(case: Case) -> list[Verdict]:
     ]
 
 
-def _clients(case: Case) -> Iterator[Verdict]:
-    record = case.record
+def client_verdicts(
+    record: Record, clients: Sequence[str], missed_share: float
+) -> Iterator[Verdict]:
+    """``missed_share``: of all tokens, how many a client may have checked too late to count."""
     total = sum(record.accepted.values())
+    but = " not signed by the compromised key" if record.compromise else ""
     yield Verdict(
         not record.refusals,
-        f"{len(record.refusals)} refusals of an unexpired token not signed by the compromised key, "
-        f"{total} acceptances",
+        f"{len(record.refusals)} refusals of an unexpired token{but}, {total} acceptances",
     )
     signed = sum(one.count for one in record.signed.values())
-    for client in case.clients:
+    for client in clients:
         excused = sum(n for (name, _), n in record.excused.items() if name == client)
         refused = sum(one.client == client for one in record.refusals)
         looked = {
@@ -62,11 +64,12 @@ def _clients(case: Case) -> Iterator[Verdict]:
         }
         missed = record.missed[client]
         complete = sum(looked.values()) + excused + refused + missed == 2 * signed
+        said = f"{excused} refusals of the compromised key's tokens, " if record.compromise else ""
         yield Verdict(
-            complete and missed <= case.plan.missed_share * signed,
+            complete and missed <= missed_share * signed,
             f"{client} judged every token twice: accepted {looked[Look.FIRST]} at once and "
-            f"{looked[Look.LAST]} before exp, of {signed}; {excused} refusals of the compromised "
-            f"key's tokens, {missed} checks too late to count",
+            f"{looked[Look.LAST]} before exp, of {signed}; {said}"
+            f"{missed} checks too late to count",
         )
 
 

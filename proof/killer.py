@@ -5,19 +5,30 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Mapping
+from typing import Protocol
 
 from proof.plan import Plan
 from proof.record import Kill, Record
-from proof.replicas import Cluster
+from tests.support.service import Server
 
 _START_PATIENCE = 60.0  # seconds
+
+
+class Killable(Protocol):
+    """Replicas by name, and which of them are ready to sign."""
+
+    @property
+    def servers(self) -> Mapping[str, Server]: ...
+
+    def ready(self) -> list[str]: ...
 
 
 class Killer:
     """A thread. Before it kills a replica it makes sure that another one is ready: with none
     there is nobody who could sign."""
 
-    def __init__(self, cluster: Cluster, plan: Plan, record: Record, seed: int) -> None:
+    def __init__(self, cluster: Killable, plan: Plan, record: Record, seed: int) -> None:
         self._cluster, self._plan, self._record = cluster, plan, record
         self._random = random.Random(seed)  # noqa: S311  # repeatable, not secret
         self._stop = threading.Event()

@@ -39,8 +39,11 @@ class KeyFacts:
     """What the database says of a key, in seconds since the epoch."""
 
     kid: str
+    keyset: str
+    backend: str
     ref: str
     state: str
+    created_at: int
     published_at: int
     activate_at: int | None
     deactivated_at: int | None
@@ -62,7 +65,7 @@ class Cluster:
         self.servers: dict[str, Server] = {}
         for name, workers in zip(REPLICAS, _WORKERS, strict=True):
             replica = Replica(directory / name, self.bearer, config)
-            _share_login_lock(token, replica)
+            share_login_lock(token, replica, "token")
             self.servers[name] = Server(replica, workers=workers)
 
     @property
@@ -92,7 +95,7 @@ class Cluster:
         return done.stderr
 
     def ready(self) -> list[str]:
-        return [name for name, server in self.servers.items() if _is_ready(server.port)]
+        return [name for name, server in self.servers.items() if is_ready(server.port)]
 
     def jwks_kids(self, name: str) -> list[str]:
         """
@@ -108,12 +111,7 @@ class Cluster:
 
     def key_facts(self) -> list[KeyFacts]:
         """In the order of their publication."""
-        rows: Sequence[tuple[Any, ...]] = self._postgres.execute(
-            "SELECT kid, ref, state, published_at, activate_at, deactivated_at, withdraw_at,"
-            " compromised_at FROM keys ORDER BY published_at, activate_at NULLS LAST, kid",
-            self._database,
-        )
-        return [KeyFacts(*row) for row in rows]
+        return key_facts(self._postgres, self._database)
 
     def refs_in_token(self) -> frozenset[str]:
         """What the token holds; when the replicas are down, since this logs in without their
@@ -126,7 +124,18 @@ class Cluster:
             server.kill_all()
 
 
-def _is_ready(port: int) -> bool:
+def key_facts(postgres: PostgresServer, database: str) -> list[KeyFacts]:
+    """Of every keyset, in the order of their publication."""
+    rows: Sequence[tuple[Any, ...]] = postgres.execute(
+        "SELECT kid, keyset, backend, ref, state, created_at, published_at, activate_at,"
+        " deactivated_at, withdraw_at, compromised_at FROM keys"
+        " ORDER BY published_at, activate_at NULLS LAST, kid",
+        database,
+    )
+    return [KeyFacts(*row) for row in rows]
+
+
+def is_ready(port: int) -> bool:
     http = Http(port, timeout=1.0)
     try:
         return http.get("/readyz").status == 200
@@ -136,14 +145,14 @@ def _is_ready(port: int) -> bool:
         http.close()
 
 
-def _share_login_lock(token: Token, replica: Replica) -> None:
+def share_login_lock(token: Token, replica: Replica, backend: str) -> None:
     """SoftHSM's files bear one login at a time. Replicas on one machine share their state for
     that; these have their own, as on three machines, and share the lock alone."""
     lock = token.directory / "login.lock"
     lock.touch(0o600)
     state = replica.directory / "state"
-    state.mkdir(mode=0o700)
-    os.link(lock, state / "pkcs11-token.lock")
+    state.mkdir(mode=0o700, exist_ok=True)
+    os.link(lock, state / f"pkcs11-{backend}.lock")
 
 
 def _config(database_url: str, token: Token, cluster: Cluster, times: Times) -> str:

@@ -171,7 +171,7 @@ def report(case: Case, found: Sequence[Verdict]) -> None:
     print(f"\n{table(case)}\n")
     print("moments: since signing began; clients: accepted at once + before exp, - refusals of the")
     print("compromised key's tokens after the compromise (clients with a cache go on accepting)\n")
-    print(f"{kills(case)}\n\n{failures(case)}\n\n{verdicts(found)}\n\n{outcome}")
+    print(f"{kills(case)}\n\n{failures(case.record)}\n\n{verdicts(found)}\n\n{outcome}")
     print(f"picture: proof/out/{picture.name}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from proof.judge import Case, Verdict
-from proof.record import Look
+from proof.record import Look, Record
 
 _SHOWN_REFUSALS = 10
 
@@ -28,7 +28,7 @@ def table(case: Case) -> str:
                 *(_verified(case, client, key.kid) for client in case.clients),
             ]
         )  # fmt: skip
-    return "\n".join(_aligned(rows))
+    return "\n".join(aligned(rows))
 
 
 def kills(case: Case) -> str:
@@ -38,13 +38,13 @@ def kills(case: Case) -> str:
     )
 
 
-def failures(case: Case) -> str:
+def failures(record: Record) -> str:
     """What the caller met and went round, and what clients refused."""
-    lines = [f"  {count} x {what}" for what, count in case.record.sign_failures.most_common()]
+    lines = [f"  {count} x {what}" for what, count in record.sign_failures.most_common()]
     text = "the caller turned to another replica after:\n" + "\n".join(lines or ["  nothing"])
-    for one in case.record.refusals[:_SHOWN_REFUSALS]:
+    for one in record.refusals[:_SHOWN_REFUSALS]:
         text += (
-            f"\nREFUSED by {one.client} {one.look.value} at {one.at - case.record.began:.1f} s: "
+            f"\nREFUSED by {one.client} {one.look.value} at {one.at - record.began:.1f} s: "
             f"kid {one.token.kid[:8]}, {one.token.exp - one.at:.1f} s before exp: {one.why}"
         )
     return text
@@ -67,7 +67,7 @@ def _verified(case: Case, client: str, kid: str) -> str:
     return f"{first}+{last}" + (f" -{excused}" if excused else "")
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
+def aligned(rows: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from kmsjwks.bootstrap import Service
 from kmsjwks.cli.session import operator
 from kmsjwks.services.acting import Actor, Proposal
 
@@ -35,3 +36,14 @@ def confirm(proposal: Proposal, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("This cannot be undone; say --yes when there is no terminal.")
     click.confirm("Go on?", abort=True, err=True)
+
+
+def tick(service: Service) -> None:
+    """Do at once what an act made due, and say on stderr what was done and what could not be."""
+    outcome = service.planner.tick()
+    for line in outcome.done:
+        click.echo(line, err=True)
+    for name, why in outcome.failed.items():
+        click.echo(f"warning: {name}: {why}", err=True)
+    if outcome.elsewhere:
+        click.echo("Another process looks after what is due.", err=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -10,8 +10,8 @@ import click
 from kmsjwks.cli.output import emit
 from kmsjwks.cli.session import Exit, Session, exits
 from kmsjwks.domain.errors import InvalidRequest
-from kmsjwks.domain.ports import KeyBackend
-from kmsjwks.services.diagnosis import diagnose
+from kmsjwks.domain.ports import Finding, KeyBackend, KeyStore
+from kmsjwks.services.diagnosis import OPEN, ORPHANS, diagnose, find_orphans
 
 
 @click.command()
@@ -19,8 +19,8 @@ from kmsjwks.services.diagnosis import diagnose
 @click.pass_context
 @exits
 def doctor(context: click.Context, name: str | None) -> None:
-    """Open each backend, list what it offers, generate a throw-away key, sign with it, ask for
-    custody evidence, destroy it."""
+    """Open each backend, try all that the service does with it on a throw-away key, which is
+    destroyed again, and name keys of ours that the database does not know."""
     session: Session = context.obj
     with session.service() as service:
         service.store.check()
@@ -30,12 +30,21 @@ def doctor(context: click.Context, name: str | None) -> None:
         rows = [
             {"backend": chosen, "check": finding.check, "ok": finding.ok, "said": finding.said}
             for chosen, backend in _chosen(service.backends, name).items()
-            for finding in diagnose(backend)
+            for finding in _findings(chosen, backend, service.store)
         ]
     _show(context, rows)
     if not all(row["ok"] for row in rows):
-        unreachable = any(row["check"] == "open" and not row["ok"] for row in rows)
+        unreachable = any(row["check"] == OPEN and not row["ok"] for row in rows)
         context.exit(Exit.BACKEND_UNREACHABLE if unreachable else Exit.CHECK_FOUND_SOMETHING)
+
+
+def _findings(name: str, backend: KeyBackend, store: KeyStore) -> Iterator[Finding]:
+    reached = True
+    for finding in diagnose(backend):
+        reached = reached and (finding.ok or finding.check != OPEN)
+        yield finding
+    if reached:
+        yield from find_orphans(name, backend, store.keys())
 
 
 def _chosen(backends: Mapping[str, KeyBackend], name: str | None) -> dict[str, KeyBackend]:
@@ -53,5 +62,10 @@ def _show(context: click.Context, rows: list[dict[str, Any]]) -> None:
         emit(context, rows)
         return
     for row in rows:
-        mark = "ok  " if row["ok"] else "FAIL"
-        click.echo(f"{mark} {row['backend']}: {row['check']}: {row['said']}")
+        click.echo(f"{_mark(row)} {row['backend']}: {row['check']}: {row['said']}")
+
+
+def _mark(row: Mapping[str, Any]) -> str:
+    if not row["ok"]:
+        return "FAIL"
+    return "warn" if row["check"] == ORPHANS else "ok  "

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 from kmsjwks.bootstrap import Service
-from kmsjwks.cli.acts import acting, report
-from kmsjwks.cli.output import emit, shown_duration, shown_time
+from kmsjwks.cli.acts import acting, report, tick
+from kmsjwks.cli.output import emit
 from kmsjwks.cli.ruleoptions import RULE_OPTIONS, rules_from
 from kmsjwks.cli.session import Session, exits
-from kmsjwks.cli.types import Duration
+from kmsjwks.cli.types import NEVER, Delay, Duration
+from kmsjwks.cli.views import emit_keyset, summary
 from kmsjwks.domain.algorithms import ALGORITHMS, Algorithm, find_algorithm
-from kmsjwks.domain.errors import InvalidRequest, KeysetNotFound
-from kmsjwks.domain.explanation import explain
-from kmsjwks.domain.keys import Key, Keyset
+from kmsjwks.domain.errors import InvalidRequest
+from kmsjwks.domain.keys import Standby
 from kmsjwks.domain.timing import RotationSchedule
 from kmsjwks.services.acting import Actor
 from kmsjwks.services.keysets import KeysetSpec
@@ -28,6 +27,23 @@ _NAMES = ", ".join(dict.fromkeys(one.jose for one in ALGORITHMS))
 @click.group()
 def keysets() -> None:
     """Named series of signing keys."""
+
+
+def delay_options() -> tuple[Callable[[Any], Any], ...]:
+    return (
+        click.option(
+            "--failover-after",
+            type=Delay(),
+            help="How long the backend that signs must have been down before the other takes "
+            "over; 'never': on command only. Default: 60s.",
+        ),
+        click.option(
+            "--failback-after",
+            type=Delay(),
+            help="How long the primary must have been up again before it takes over; 'never': on "
+            "command only. Default: 1h.",
+        ),
+    )
 
 
 def _rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,6 +94,8 @@ def _rule_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 show_default=True,
                 help="How long a destruction can be cancelled.",
             ),
+            click.option("--standby", help="A backend whose published spare takes over."),
+            *delay_options(),
             click.option("--dry-run", is_flag=True, help="Check and say; change nothing."),
         )
     ):
@@ -95,6 +113,7 @@ def create(context: click.Context, name: str, **options: Any) -> None:
     with session.service() as service:
         actor = acting(options)
         service.keysets.create(_wanted(service, name, options), actor)
+        _make_spares(service, options, actor)
         _emit_outcome(context, service, name, actor)
 
 
@@ -108,6 +127,7 @@ def ensure(context: click.Context, name: str, **options: Any) -> None:
     with session.service() as service:
         actor = acting(options)
         service.keysets.ensure(_wanted(service, name, options), actor)
+        _make_spares(service, options, actor)
         _emit_outcome(context, service, name, actor)
 
 
@@ -122,14 +142,20 @@ def rotate(context: click.Context, name: str, dry_run: bool) -> None:
     with session.service() as service:
         report(service.keys.rotate(name, acting({"dry_run": dry_run})), dry_run)
         if not dry_run:
-            service.planner.tick()
+            tick(service)
+
+
+def _make_spares(service: Service, options: dict[str, Any], actor: Actor) -> None:
+    """A standby helps only once its spare is known for long: not a moment is to be lost."""
+    if options["standby"] is not None and not actor.dry_run:
+        tick(service)
 
 
 def _emit_outcome(context: click.Context, service: Service, name: str, actor: Actor) -> None:
     if actor.dry_run:
         click.echo(f"Keyset {name}: nothing is wrong with it; nothing was changed.", err=True)
     else:
-        _emit_one(context, service, name)
+        emit_keyset(context, service, name)
 
 
 def _wanted(service: Service, name: str, options: dict[str, Any]) -> KeysetSpec:
@@ -142,9 +168,24 @@ def _wanted(service: Service, name: str, options: dict[str, Any]) -> KeysetSpec:
         destroy_after=options["destroy_after"],
         destroy_window=options["destroy_window"],
     )
-    return KeysetSpec(
-        name, algorithm, options["backend"] or _only_backend(service), rules, schedule
-    )
+    backend = options["backend"] or _only_backend(service)
+    return KeysetSpec(name, algorithm, backend, rules, schedule, standby_of(options))
+
+
+def standby_of(options: dict[str, Any]) -> Standby | None:
+    """
+    Raises:
+        click.UsageError: delays of no standby.
+    """
+    backend = options["standby"]
+    given = {
+        name: None if options[name] == NEVER else options[name]
+        for name in ("failover_after", "failback_after")
+        if options[name] is not None
+    }
+    if backend is None and given:
+        raise click.UsageError("--failover-after and --failback-after need a standby backend.")
+    return None if backend is None else Standby(backend, **given)
 
 
 def _default_issuer(service: Service, name: str, algorithm: Algorithm) -> str:
@@ -166,7 +207,14 @@ def list_(context: click.Context) -> None:
     """All keysets."""
     session: Session = context.obj
     with session.service() as service:
-        emit(context, [_summary(keyset) for keyset in service.store.keysets()])
+        keys = list(service.store.keys())
+        emit(
+            context,
+            [
+                summary(keyset, [key for key in keys if key.keyset == keyset.name])
+                for keyset in service.store.keysets()
+            ],
+        )
 
 
 @keysets.command()
@@ -177,73 +225,4 @@ def show(context: click.Context, name: str) -> None:
     """One keyset with its keys."""
     session: Session = context.obj
     with session.service() as service:
-        _emit_one(context, service, name)
-
-
-def _emit_one(context: click.Context, service: Service, name: str) -> None:
-    keyset = next((one for one in service.store.keysets() if one.name == name), None)
-    if keyset is None:
-        raise KeysetNotFound(f"There is no keyset {name}.")
-    rules, schedule = keyset.rules, keyset.schedule
-    keys = service.store.keys(name)
-    dates = explain(
-        keyset,
-        keys,
-        service.timing,
-        int(time.time()),
-        gated=service.settings.rotation.check_public_jwks,
-    )
-    emit(
-        context,
-        {
-            **_summary(keyset),
-            "jwks_uri": f"{rules.issuer}/.well-known/jwks.json",
-            "typ": rules.typ,
-            "default_lifetime": shown_duration(rules.default_lifetime),
-            "required_claims": list(rules.required),
-            "forbidden_claims": list(rules.forbidden),
-            "fixed_claims": dict(rules.fixed),
-            "allowed_claims": list(rules.allowed),
-            "nbf": rules.nbf,
-            "jti": rules.jti,
-            "profile": rules.profile,
-            "rotation_period": shown_duration(schedule.period) if schedule.period else "on demand",
-            "propagation": shown_duration(schedule.propagation),
-            "leeway": shown_duration(schedule.leeway),
-            "created_at": shown_time(keyset.created_at),
-            "unsafe": service.timing.development,
-            "keys": [summary_of_key(key) for key in keys],
-            "dates": [
-                {"kid": one.kid, "what": date.what, "at": shown_time(date.at), "why": date.why}
-                for one in dates
-                for date in one.dates
-            ],
-        },
-    )
-    if service.timing.development:
-        click.echo("warning: rotation.development is set; these times are UNSAFE.", err=True)
-
-
-def _summary(keyset: Keyset) -> dict[str, Any]:
-    return {
-        "name": keyset.name,
-        "algorithm": keyset.algorithm.id,
-        "backend": keyset.backend,
-        "issuer": keyset.rules.issuer,
-        "audiences": list(keyset.rules.audiences),
-        "max_lifetime": shown_duration(keyset.rules.max_lifetime),
-    }
-
-
-def summary_of_key(key: Key) -> dict[str, Any]:
-    return {
-        "kid": key.kid,
-        "state": key.state.value,
-        "algorithm": key.algorithm.id,
-        "backend": key.backend,
-        "ref": key.ref,
-        "hold": key.hold,
-        "published_at": shown_time(key.times.published_at),
-        "activate_at": shown_time(key.times.activate_at),
-        "withdraw_at": shown_time(key.times.withdraw_at),
-    }
+        emit_keyset(context, service, name)

@@ -7,11 +7,13 @@ from pathlib import Path
 import click
 
 from kmsjwks import __version__
+from kmsjwks.cli.backends import backends
 from kmsjwks.cli.clients import clients
 from kmsjwks.cli.configuration import config
 from kmsjwks.cli.diagnosis import doctor
 from kmsjwks.cli.keyacts import COMMANDS, rotate
 from kmsjwks.cli.keysets import keysets
+from kmsjwks.cli.moves import COMMANDS as MOVES
 from kmsjwks.cli.publication import jwks, keys
 from kmsjwks.cli.serving import serve
 from kmsjwks.cli.session import Session
@@ -47,7 +49,11 @@ def main(context: click.Context, config_path: Path | None, output: str) -> None:
 for command in COMMANDS:
     keys.add_command(command)
 
-for command in (serve, doctor, config, keysets, keys, rotate, jwks, sign, verify, clients):
+for command in MOVES:
+    keysets.add_command(command)
+
+_TOP = (serve, doctor, config, backends, keysets, keys, rotate, jwks, sign, verify, clients)
+for command in _TOP:
     main.add_command(command)
 
 

@@ -8,9 +8,9 @@ from dataclasses import asdict
 import click
 
 from kmsjwks.bootstrap import Service
-from kmsjwks.cli.keysets import summary_of_key
 from kmsjwks.cli.output import emit
 from kmsjwks.cli.session import Session, exits
+from kmsjwks.cli.views import summary_of_key
 from kmsjwks.domain.documents import JWKS_NAME, Document
 from kmsjwks.domain.errors import BackendError, KeyNotKnown, NotFound
 from kmsjwks.domain.jwk import public_jwk

@@ -68,7 +68,9 @@ def _load(settings: Settings, environ: dict[str, str], hooks: ServerHooks) -> An
         service.planner, settings.rotation.tick_interval, service.snapshots.refresh
     )
     start_warming(service)
-    scheduler.start()
+    if settings.rotation.scheduler:
+        scheduler.start()
+    service.failover_keeper().start()
     if settings.metrics.port is None:
         return create_app(service).wsgi_app
     # prometheus-client decides at import where values are kept; only now that is known.

@@ -92,4 +92,8 @@ def exits(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def fail(error: errors.KmsJwksError) -> NoReturn:
     click.echo(f"error: {error}", err=True)
-    sys.exit(next((code for kind, code in _CODES if isinstance(error, kind)), Exit.FAILED))
+    sys.exit(exit_code(error))
+
+
+def exit_code(error: errors.KmsJwksError) -> Exit:
+    return next((code for kind, code in _CODES if isinstance(error, kind)), Exit.FAILED)

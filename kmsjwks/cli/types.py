@@ -1,4 +1,4 @@
-"""Parameter types: durations, JSON claims from an argument, a file or stdin."""
+"""Parameter types: durations and delays, JSON claims from an argument, a file or stdin."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.errors import MalformedJson
 
+NEVER = "never"
 _DURATION = re.compile(r"(\d{1,9})([smhd]?)")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -28,6 +29,15 @@ class Duration(click.ParamType[int]):
         if match is None:
             self.fail(f"{value!r} is not a duration such as 90s, 15m, 1h or 30d.", param, ctx)
         return int(match[1]) * _SECONDS[match[2]]
+
+
+class Delay(Duration):
+    """A duration, or ``never``, which stays that word."""
+
+    name = "duration|never"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        return value if value == NEVER else super().convert(value, param, ctx)
 
 
 class JsonObject(click.ParamType[dict[str, Any]]):

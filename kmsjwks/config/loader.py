@@ -15,6 +15,7 @@ from kmsjwks.config.places import Place, Problem
 from kmsjwks.config.settings import (
     AuditSettings,
     BackendSettings,
+    BackendWatchSettings,
     BearerSettings,
     DatabaseSettings,
     LoggingSettings,
@@ -114,6 +115,7 @@ def _settings(document: schema.Document, path: Path, base_directory: Path) -> Se
         quotas=limits.quotas(document.quotas),
         snapshot=SnapshotSettings(refresh_interval=document.snapshot.refresh_interval),
         rotation=RotationSettings(**document.rotation.model_dump()),
+        backend_watch=BackendWatchSettings(**document.backend_watch.model_dump()),
         publication=PublicationSettings(
             targets=tuple(document.publication.targets),
             s3_endpoint=document.publication.s3_endpoint or None,

@@ -32,6 +32,7 @@ BodyBytes = Annotated[int, AfterValidator(values.between(1024, 16 * 1024 * 1024)
 ShutdownSeconds = Annotated[float, AfterValidator(values.between(0, 3600))]
 MaxAgeSeconds = Annotated[int, AfterValidator(values.between(1, 86400))]
 RefreshSeconds = Annotated[float, AfterValidator(values.between(0.1, 3600))]
+WatchSeconds = Annotated[float, AfterValidator(values.between(0.2, 300))]
 GraceSeconds = Annotated[int, AfterValidator(values.between(1, 86400))]
 SkewSeconds = Annotated[int, AfterValidator(values.between(0, 3600))]
 AuditFileBytes = Annotated[int, AfterValidator(values.between(4096, 2**40))]
@@ -120,11 +121,16 @@ class Snapshot(Table):
 
 
 class Rotation(Table):
+    scheduler: bool = True
     tick_interval: RefreshSeconds = 10.0
     grace: GraceSeconds = 900
     skew: SkewSeconds = 300
     check_public_jwks: bool = False
     development: bool = False
+
+
+class BackendWatch(Table):
+    interval: WatchSeconds = 5.0
 
 
 class Publication(Table):
@@ -168,6 +174,7 @@ class Document(Table):
     quotas: Quotas = Quotas()
     snapshot: Snapshot = Snapshot()
     rotation: Rotation = Rotation()
+    backend_watch: BackendWatch = BackendWatch()
     publication: Publication = Publication()
     metrics: Metrics = Metrics()
     logging: Logging = Logging()

@@ -120,15 +120,24 @@ class RotationSettings:
     """In seconds: how often rotation is looked after; how long a process signs without the
     database; how far the clocks of replicas may differ.
 
+    ``scheduler``: workers do what is due; else somebody runs ``kmsjwks rotate --due``.
     ``check_public_jwks``: a key is activated only after it was seen in the JWKS through the
     issuer's URL. ``development``: the floors that protect verifiers do not hold.
     """
 
+    scheduler: bool
     tick_interval: float
     grace: int
     skew: int
     check_public_jwks: bool
     development: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BackendWatchSettings:
+    """``interval`` (seconds): how often each backend is asked whether it can serve."""
+
+    interval: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +256,7 @@ class Settings:
     quotas: QuotaPlan
     snapshot: SnapshotSettings
     rotation: RotationSettings
+    backend_watch: BackendWatchSettings
     publication: PublicationSettings
     metrics: MetricsSettings
     logging: LoggingSettings

@@ -15,6 +15,7 @@ class Scheme(Enum):
     RSASSA_PSS = "RSASSA-PSS"  # RFC 8017 section 8.1
     ECDSA = "ECDSA"  # FIPS 186-5
     EDDSA = "EdDSA"  # RFC 8032
+    ML_DSA = "ML-DSA"  # FIPS 204
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +23,21 @@ class Algorithm:
     """A JOSE algorithm together with the key that it needs.
 
     ``id`` names the row in configuration, database and CLI; ``jose`` is what ``alg`` says in
-    tokens and in the JWKS (RFC 7518 section 3.1, RFC 8037, RFC 8812).
+    tokens and in the JWKS (RFC 7518 section 3.1, RFC 8037, RFC 8812, RFC 9964). The PKCS#11
+    names are None where python-pkcs11 knows no mechanism, the KMS names where KMS has no such key.
     """
 
     id: str
     jose: str
     scheme: Scheme
     kty: str
-    key_bits: int
+    key_bits: int  # RSA: modulus; EC, OKP: as the curve is named; AKP: encoded public key
     curve: str | None  # JWK "crv"
     curve_oid: str | None
     hash: str | None  # hashlib name; None where the scheme takes the message itself
-    signature_bytes: int  # length of the JOSE signature (RFC 7518 sections 3.3 to 3.5, RFC 8037)
-    pkcs11_mechanism: str
-    pkcs11_keygen: str
+    signature_bytes: int  # the JOSE signature (RFC 7518 sections 3.3 to 3.5, RFC 8037, FIPS 204)
+    pkcs11_mechanism: str | None
+    pkcs11_keygen: str | None
     kms_key_spec: str | None
     kms_signing_algorithm: str | None
     breaks_clients: bool = False  # measured: makes real clients reject a whole JWKS
@@ -108,6 +110,29 @@ def _okp(curve: str, oid: str, bits: int, size: int, kms_spec: str | None) -> Al
     )
 
 
+def _akp(level: int, public_bytes: int, signature_bytes: int) -> Algorithm:
+    """ML-DSA (RFC 9964); sizes in bytes from FIPS 204 table 2.
+
+    Few JOSE libraries know the key type "AKP" yet, and some reject a whole JWKS for it.
+    """
+    return Algorithm(
+        id=f"ML-DSA-{level}",
+        jose=f"ML-DSA-{level}",
+        scheme=Scheme.ML_DSA,
+        kty="AKP",
+        key_bits=8 * public_bytes,
+        curve=None,
+        curve_oid=None,
+        hash=None,
+        signature_bytes=signature_bytes,
+        pkcs11_mechanism=None,
+        pkcs11_keygen=None,
+        kms_key_spec=f"ML_DSA_{level}",
+        kms_signing_algorithm="ML_DSA_SHAKE_256",
+        breaks_clients=True,
+    )
+
+
 ALGORITHMS: tuple[Algorithm, ...] = (
     *(
         _rsa(jose, bits)
@@ -120,6 +145,9 @@ ALGORITHMS: tuple[Algorithm, ...] = (
     _ec("ES256K", "secp256k1", "1.3.132.0.10", 256, "ECC_SECG_P256K1", breaks=True),
     _okp("Ed25519", "1.3.101.112", 256, 64, "ECC_NIST_EDWARDS25519"),
     _okp("Ed448", "1.3.101.113", 456, 114, None),
+    _akp(44, 1312, 2420),
+    _akp(65, 1952, 3309),
+    _akp(87, 2592, 4627),
 )
 
 _BY_ID = {algorithm.id: algorithm for algorithm in ALGORITHMS}

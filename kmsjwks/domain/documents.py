@@ -17,8 +17,9 @@ JWKS_MEDIA_TYPE = "application/jwk-set+json"  # RFC 7517 section 8.5
 METADATA_MEDIA_TYPE = "application/json"
 JWKS_NAME = ".well-known/jwks.json"
 
-# RFC 7638 section 3.2; RFC 8037 section 2.
+# RFC 7638 section 3.2; RFC 8037 section 2; RFC 9964 section 6.
 _IDENTIFYING = {
+    "AKP": ("alg", "kty", "pub"),
     "EC": ("crv", "kty", "x", "y"),
     "OKP": ("crv", "kty", "x"),
     "RSA": ("e", "kty", "n"),

@@ -11,6 +11,8 @@ from kmsjwks.domain.rotation import (
     active_key,
     earliest_activation,
     is_blocked,
+    is_failed_over,
+    next_backend,
     planned_activation,
     spares,
     takeovers,
@@ -19,7 +21,6 @@ from kmsjwks.domain.rotation import (
 from kmsjwks.domain.timing import (
     InstallationTiming,
     Term,
-    arithmetic,
     span,
     total,
     verifier_terms,
@@ -67,40 +68,6 @@ def explain(
     return [KeyDates(key.kid, key.state, tuple(_dates(context, key))) for key in ordered]
 
 
-def effects_of_compromise(
-    keyset: Keyset, key: Key, timing: InstallationTiming, now: int
-) -> tuple[str, ...]:
-    """What declaring ``key`` compromised at ``now`` (seconds) does, told before it is done."""
-    says = [
-        f"Key {key.kid} leaves the JWKS at once. Caches may serve it for up to "
-        f"{span(total(_forgetting(timing)))} more ({arithmetic(_forgetting(timing))}), and "
-        "clients that never refresh accept it until they are restarted."
-    ]
-    alive = _alive(keyset, key, timing, now)
-    if alive is None:
-        says.append("It has signed no token.")
-    elif alive <= 0:
-        says.append("No token that it signed is alive any more.")
-    else:
-        says.append(
-            f"Tokens that it signed may be alive for up to {alive} s, until {moment(now + alive)}; "
-            "verifiers that fetch the JWKS anew refuse them all from now on."
-        )
-    says.append("Its private half is destroyed as soon as the backend can; this cannot be undone.")
-    return tuple(says)
-
-
-def effect_of_early_takeover(keyset: Keyset, spare: Key, now: int) -> str | None:
-    """A warning where a spare that signs from ``now`` (seconds) on may be unknown to verifiers."""
-    earliest = earliest_activation(keyset, spare)
-    if earliest <= now:
-        return None
-    return (
-        f"Key {spare.kid} was published only at {moment(spare.times.published_at)}: verifiers that "
-        f"do not fetch the JWKS on an unknown kid may refuse its tokens until {moment(earliest)}."
-    )
-
-
 def moment(seconds: int | None) -> str:
     """RFC 3339, UTC; ``seconds`` since the epoch."""
     if seconds is None:
@@ -146,21 +113,48 @@ def _future_activation(context: _Context, key: Key) -> list[Date]:
     if at is not None and (at, key.kid) in taking:
         what = "activated" if at <= context.now else "will be activated"
         return [_activation_at(context, key, at, what)]
+    if key.backend != next_backend(context.keyset, context.keys):
+        return [_standing_by(context, key)]
     if taking or _is_behind(context, key):
         return [Date("will be activated", None, "another spare takes over first")]
+    return [_planned_activation(context, key)]
+
+
+def _planned_activation(context: _Context, key: Key) -> Date:
     planned = planned_activation(context.keyset, active_key(context.keys), key)
     if planned is None:
         why = (
             f"rotates on demand only; ready from {moment(earliest_activation(context.keyset, key))}"
         )
-        return [Date("will be activated", None, why)]
+        return Date("will be activated", None, why)
     at = max(planned, context.now + context.timing.notice)
-    return [_activation_at(context, key, at, "will be activated")]
+    return _activation_at(context, key, at, "will be activated")
 
 
 def _is_behind(context: _Context, key: Key) -> bool:
-    ready = [one for one in spares(context.keys) if not is_blocked(one, gated=context.gated)]
+    ready = [
+        one
+        for one in spares(context.keys)
+        if one.backend == key.backend and not is_blocked(one, gated=context.gated)
+    ]
     return bool(ready) and ready[0].kid != key.kid
+
+
+def _standing_by(context: _Context, key: Key) -> Date:
+    """A spare that does not take over by rotation."""
+    keyset, standby = context.keyset, context.keyset.standby
+    if key.backend not in keyset.backends or standby is None:
+        why = f"in {key.backend}, which the keyset leaves; retired once {keyset.backend} signs"
+        return Date("stands by", None, why)
+    known = f"known to every verifier from {moment(earliest_activation(keyset, key))}"
+    active = active_key(context.keys)
+    signs_in = keyset.backend if active is None else active.backend
+    if is_failed_over(keyset, context.keys):
+        after, when = standby.failback_after, f"{key.backend} has been up again"
+    else:
+        after, when = standby.failover_after, f"{signs_in} fails and has been down"
+    says = "on command only" if after is None else f"when {when} for {span(after)}"
+    return Date("stands by", None, f"in {key.backend}: takes over {says}; {known}")
 
 
 def _obstacle(context: _Context, key: Key) -> str | None:
@@ -258,6 +252,8 @@ def _withdrawal_for(context: _Context, key: Key, deactivated_at: int, at: int) -
 def _destruction(context: _Context, key: Key) -> list[Date]:
     times = key.times
     done: list[Date] = []
+    if times.private_destroyed_at is not None and _is_waited_for(context, key):
+        return [_waiting_backend(key, times.private_destroyed_at)]
     if times.private_destroyed_at is not None:
         why = "by the backend, irreversibly"
         done.append(Date("private half destroyed", times.private_destroyed_at, why))
@@ -273,6 +269,19 @@ def _destruction(context: _Context, key: Key) -> list[Date]:
     if key.state is KeyState.DEACTIVATED and times.withdraw_at is not None:
         return _policy(context, key, times.withdraw_at)
     return []
+
+
+def _is_waited_for(context: _Context, key: Key) -> bool:
+    at = key.times.private_destroyed_at
+    return key.state is not KeyState.DESTROYED and at is not None and at > context.now
+
+
+def _waiting_backend(key: Key, at: int) -> Date:
+    """The backend was asked to destroy it, and has a waiting window of its own."""
+    why = f"{key.backend} waits that long; the private half serves nothing meanwhile"
+    if key.state is not KeyState.COMPROMISED:
+        why = f"{why}; can be cancelled until {moment(at)}"
+    return Date("irreversible from", at, why)
 
 
 def _pending_destruction(key: Key, at: int) -> Date:
@@ -298,24 +307,3 @@ def _policy(context: _Context, key: Key, withdraw_at: int) -> list[Date]:
     start = begins.at
     assert start is not None
     return [begins, _computed("will be destroyed", "destruction begins", start, window)]
-
-
-def _forgetting(timing: InstallationTiming) -> tuple[Term, ...]:
-    return timing.propagation_terms()[:2]
-
-
-def _alive(keyset: Keyset, key: Key, timing: InstallationTiming, now: int) -> int | None:
-    """Seconds until the last token of the key has expired, at most; None: it signed none."""
-    times = key.times
-    scheduled = times.activate_at is not None and times.activate_at <= now + timing.skew
-    if key.state is KeyState.PRE_ACTIVATION and not scheduled:
-        return None if times.exp_bound is None else times.exp_bound - now
-    if key.state is KeyState.DEACTIVATED and times.deactivated_at is not None:
-        last = times.max_exp
-        if last is None:
-            last = times.deactivated_at + timing.grace + keyset.rules.max_lifetime
-            last = max(last, times.exp_bound or 0)
-        return last + keyset.schedule.leeway - now
-    # A replica that is cut off does not hear of it and signs on for its grace.
-    last = now + timing.grace + keyset.rules.max_lifetime
-    return max(last, times.exp_bound or 0) + keyset.schedule.leeway - now

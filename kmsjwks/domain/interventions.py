@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kmsjwks.domain.keys import Key, Keyset, KeyState
-from kmsjwks.domain.rotation import earliest_activation
+from kmsjwks.domain.rotation import earliest_activation, withdrawal
 from kmsjwks.domain.timing import InstallationTiming, total, verifier_terms
 
 
@@ -38,6 +38,46 @@ def unscheduled(keyset: Keyset, key: Key, timing: InstallationTiming, now: int) 
     if times.activate_at <= now + timing.grace + timing.skew:
         bound = max(bound or 0, latest_exp(timing, keyset.rules.max_lifetime, now))
     return replace(key, times=replace(times, activate_at=None, exp_bound=bound))
+
+
+def taken_over(
+    keyset: Keyset, keys: Sequence[Key], spare: Key, timing: InstallationTiming, now: int
+) -> list[tuple[Key, Key]]:
+    """Before and after, for each key that changes when ``spare`` takes over at once.
+
+    Nobody was told beforehand, so the active key's last token may be later by the notice. Other
+    spares lose their dates: they were chosen for another active key.
+    """
+    changed = []
+    for key in keys:
+        after = key
+        if key.kid == spare.kid:
+            times = replace(key.times, activate_at=now)
+            after = replace(key, state=KeyState.ACTIVE, times=times)
+        elif key.state is KeyState.ACTIVE:
+            end = withdrawal(keyset, key, timing, now + timing.notice)
+            times = replace(key.times, deactivated_at=now, withdraw_at=end)
+            after = replace(key, state=KeyState.DEACTIVATED, times=times)
+        elif _waits(key) and not key.hold:
+            after = unscheduled(keyset, key, timing, now)
+        if after != key:
+            changed.append((key, after))
+    return changed
+
+
+def brought_forward(
+    keyset: Keyset, keys: Sequence[Key], spare: Key, timing: InstallationTiming, now: int
+) -> list[tuple[Key, Key]]:
+    """Before and after, for each key that changes when ``spare`` is to take over as soon as
+    possible and no other is."""
+    at = rotation_date(keyset, spare, timing, now)
+    changed = [(spare, replace(spare, times=replace(spare.times, activate_at=at)))]
+    changed += [
+        (key, unscheduled(keyset, key, timing, now))
+        for key in keys
+        if _waits(key) and key.kid != spare.kid and not key.hold
+    ]
+    return [(before, after) for before, after in changed if before != after]
 
 
 def updated(key: Key, old: Keyset, new: Keyset, timing: InstallationTiming, now: int) -> Key:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm as PycaUnsupported
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -18,8 +18,13 @@ from joserfc.util import urlsafe_b64encode
 from kmsjwks.domain.algorithms import Algorithm
 from kmsjwks.domain.errors import BackendProtocolError, PrivateMaterialRefused
 
+MlDsaPublicKey = mldsa.MLDSA44PublicKey | mldsa.MLDSA65PublicKey | mldsa.MLDSA87PublicKey
 PublicKey = (
-    rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
+    rsa.RSAPublicKey
+    | ec.EllipticCurvePublicKey
+    | ed25519.Ed25519PublicKey
+    | ed448.Ed448PublicKey
+    | MlDsaPublicKey
 )
 
 # RFC 7518 sections 6.2.2, 6.3.2 and 6.4.1; RFC 8037 section 2; RFC 9964 ("priv").
@@ -31,13 +36,19 @@ _CURVES: dict[str, type[ec.EllipticCurve]] = {
     "P-521": ec.SECP521R1,
     "secp256k1": ec.SECP256K1,
 }
+_ML_DSA: dict[str, type[MlDsaPublicKey]] = {
+    "ML-DSA-44": mldsa.MLDSA44PublicKey,
+    "ML-DSA-65": mldsa.MLDSA65PublicKey,
+    "ML-DSA-87": mldsa.MLDSA87PublicKey,
+}
 
 
 def load_public_key(spki: bytes, algorithm: Algorithm) -> PublicKey:
     """Parse a DER SubjectPublicKeyInfo and check that it is a key for ``algorithm``.
 
     Raises:
-        BackendProtocolError: not a public key, or not one of this type, size and curve.
+        BackendProtocolError: not a public key, or not one of this type, size, curve or
+            ML-DSA parameter set.
     """
     try:
         key = load_der_public_key(spki)
@@ -58,6 +69,8 @@ def _fits(key: object, algorithm: Algorithm) -> bool:
         return algorithm.kty == "RSA" and key.key_size == algorithm.key_bits and exponent >= 65537
     if isinstance(key, ec.EllipticCurvePublicKey):
         return algorithm.kty == "EC" and isinstance(key.curve, _CURVES[algorithm.curve or ""])
+    if isinstance(key, MlDsaPublicKey):
+        return algorithm.kty == "AKP" and isinstance(key, _ML_DSA[algorithm.jose])
     if isinstance(key, ed25519.Ed25519PublicKey):
         return algorithm.curve == "Ed25519"
     return isinstance(key, ed448.Ed448PublicKey) and algorithm.curve == "Ed448"
@@ -70,6 +83,7 @@ def _uint(value: int, length: int | None = None) -> str:
 
 
 def _components(key: PublicKey, algorithm: Algorithm) -> dict[str, str]:
+    """The members that the thumbprint is over (RFC 7638 section 3.2, RFC 9964 section 6)."""
     if isinstance(key, rsa.RSAPublicKey):
         rsa_numbers = key.public_numbers()
         return {"e": _uint(rsa_numbers.e), "kty": "RSA", "n": _uint(rsa_numbers.n)}
@@ -81,8 +95,10 @@ def _components(key: PublicKey, algorithm: Algorithm) -> dict[str, str]:
             "x": _uint(numbers.x, width),
             "y": _uint(numbers.y, width),
         }
-    raw = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
-    return {"crv": algorithm.curve or "", "kty": "OKP", "x": urlsafe_b64encode(raw).decode()}
+    raw = urlsafe_b64encode(key.public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
+    if isinstance(key, MlDsaPublicKey):
+        return {"alg": algorithm.jose, "kty": "AKP", "pub": raw}
+    return {"crv": algorithm.curve or "", "kty": "OKP", "x": raw}
 
 
 def public_jwk(spki: bytes, algorithm: Algorithm) -> dict[str, str]:

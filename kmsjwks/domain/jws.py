@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from joserfc import jws
 from joserfc.errors import JoseError
-from joserfc.jwa import JWSAlgModel
-from joserfc.jwk import import_key
-from joserfc.registry import Header
-from joserfc.util import urlsafe_b64decode
+from joserfc.util import json_b64encode, urlsafe_b64decode, urlsafe_b64encode
 
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.algorithms import Algorithm
@@ -26,46 +22,9 @@ ExternalSign = Callable[[bytes], bytes]
 """``message -> JOSE signature``; raises only BackendError."""
 
 MAX_TOKEN_BYTES = 128 * 1024
-_MAX_HEADER_BYTES = 4096
+_MAX_HEADER_BYTES = 4096  # encoded
 _HEADERS = frozenset({"typ", "cty"})
 _MAX_MEDIA_TYPE = 128  # characters
-
-
-class _ExternalModel(JWSAlgModel):
-    """A joserfc algorithm whose private half is elsewhere."""
-
-    def __init__(self, algorithm: Algorithm, sign: ExternalSign, verify: Verifier) -> None:
-        self.name = algorithm.jose
-        self.description = algorithm.id
-        self.key_type = algorithm.kty
-        self._sign, self._verify = sign, verify
-
-    def sign(self, msg: bytes, key: Any) -> bytes:  # noqa: ARG002  # joserfc calls it so
-        signature = self._sign(msg)
-        if not self._verify(msg, signature):
-            raise BackendProtocolError(
-                "The backend returned a signature that its own public key does not verify. "
-                "Nothing was released; check the device."
-            )
-        return signature
-
-    def verify(self, msg: bytes, sig: bytes, key: Any) -> bool:  # noqa: ARG002
-        return self._verify(msg, sig)
-
-
-class _Registry(jws.JWSRegistry):
-    """Knows exactly one algorithm."""
-
-    max_header_length = _MAX_HEADER_BYTES
-
-    def __init__(self, model: _ExternalModel) -> None:
-        super().__init__()
-        self._model = model
-
-    def get_alg(self, name: str) -> JWSAlgModel:
-        if name != self._model.name:
-            raise InvalidRequest(f"This key signs with {self._model.name} only.")
-        return self._model
 
 
 class JwsSigner:
@@ -74,9 +33,8 @@ class JwsSigner:
     def __init__(
         self, algorithm: Algorithm, jwk: Mapping[str, str], sign: ExternalSign, verify: Verifier
     ) -> None:
-        self._registry = _Registry(_ExternalModel(algorithm, sign, verify))
-        self._key = import_key(dict(jwk))
-        self._alg, self._kid = algorithm.jose, jwk["kid"]
+        self._ours = {"alg": algorithm.jose, "kid": jwk["kid"]}
+        self._sign, self._verify = sign, verify
 
     def compact(self, header: Mapping[str, Any], payload: bytes) -> str:
         """``BASE64URL(header).BASE64URL(payload).BASE64URL(signature)`` (RFC 7515 section 7.1).
@@ -94,8 +52,20 @@ class JwsSigner:
                     f"{_MAX_MEDIA_TYPE} characters, go into the header.",
                     member=name[:64],
                 )
-        protected: Header = {**header, "alg": self._alg, "kid": self._kid}
-        return jws.serialize_compact(protected, payload, self._key, registry=self._registry)
+        head = json_b64encode({**header, **self._ours})
+        if len(head) > _MAX_HEADER_BYTES:
+            raise ClaimRejected(
+                f"The header would be longer than {_MAX_HEADER_BYTES} bytes.",
+                member=max(header, key=lambda name: len(header[name])),
+            )
+        message = head + b"." + urlsafe_b64encode(payload)
+        signature = self._sign(message)
+        if not self._verify(message, signature):
+            raise BackendProtocolError(
+                "The backend returned a signature that its own public key does not verify. "
+                "Nothing was released; check the device."
+            )
+        return (message + b"." + urlsafe_b64encode(signature)).decode("ascii")
 
 
 def read_compact(token: str) -> tuple[dict[str, Any], bytes, bytes, bytes]:

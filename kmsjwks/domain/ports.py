@@ -33,7 +33,8 @@ class Evidence:
     """What the device says about a key's custody.
 
     ``attributes`` keep the device's own names; None is a value the device does not tell.
-    ``extraction_refused`` is True when reading the private value was tried and refused.
+    ``extraction_refused`` is True when reading the private value was tried and refused, or when the
+    device has no operation that returns it; ``custody`` then says so, under ``export``.
     """
 
     ref: str
@@ -146,11 +147,13 @@ class ServerHooks:
     ``replace_process()`` ends the process at once, without cleaning up, to be started afresh.
     ``on_audit_stall`` answers as ``on_stall`` does, for a thread that the audit trail holds up;
     None where nobody can answer for it.
+    ``workers``: how many processes like this one share what a machine may ask of a backend.
     """
 
     on_stall: Callable[[int], None]
     replace_process: Callable[[], None]
     on_audit_stall: Callable[[int], None] | None = None
+    workers: int = 1
 
 
 class BackendFactory(Protocol):
@@ -263,11 +266,12 @@ class KeyStore(Protocol):
     def update_keyset(
         self, before: Keyset, after: Keyset, changes: Sequence[Change], event: LifecycleEvent
     ) -> None:
-        """Replace token rules and schedule (nothing else differs), with changes to keys that
-        follow from it, all or nothing.
+        """Replace token rules, schedule, backend and standby, with changes to keys that follow
+        from it, all or nothing. The keys stay in the backends where they are.
 
         Raises:
-            Conflict: the store does not hold ``before``, or as in ``apply``.
+            Conflict: the store does not hold ``before``; name, algorithm or ``created_at`` differ;
+                or as in ``apply``.
         """
 
     def events(self, keyset: str, limit: int = 100) -> Sequence[LifecycleEvent]:

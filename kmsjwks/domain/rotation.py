@@ -16,8 +16,10 @@ from kmsjwks.domain.timing import InstallationTiming, total, verifier_terms, wit
 
 @dataclass(frozen=True, slots=True)
 class CreateSpare:
-    """Generate and publish the next key; when it takes over is scheduled afterwards."""
+    """Generate and publish the next key in ``backend``; when it takes over is scheduled
+    afterwards."""
 
+    backend: str
     why: str = "a keyset always has a published spare"
 
 
@@ -67,7 +69,15 @@ class Destroy:
     why: str
 
 
-Step = CreateSpare | Schedule | HandOver | Tighten | BeginDestruction | Destroy
+@dataclass(frozen=True, slots=True)
+class RetireSpare:
+    """Begin the destruction of a spare in a backend that the keyset has left."""
+
+    kid: str
+    why: str
+
+
+Step = CreateSpare | Schedule | HandOver | Tighten | BeginDestruction | Destroy | RetireSpare
 
 
 def active_key(keys: Sequence[Key]) -> Key | None:
@@ -118,10 +128,43 @@ def due_spare(keys: Sequence[Key], now: int) -> Key | None:
     return next((key for start, key in takeovers(keys) if start <= now), None)
 
 
-def replacement(keys: Sequence[Key], now: int) -> Key | None:
-    """The spare that takes over at once from a compromised active key: the one that signs by the
-    clock already, else the one that verifiers know longest."""
-    return due_spare(keys, now) or next(iter(spares(keys)), None)
+def replacement(keys: Sequence[Key], now: int, backend: str) -> Key | None:
+    """The spare that takes over at once from a compromised active key in ``backend``: the one that
+    signs by the clock already, else one of the same backend, else the one that verifiers know
+    longest."""
+    found = spares(keys)
+    return (
+        due_spare(keys, now)
+        or next((key for key in found if key.backend == backend), None)
+        or next(iter(found), None)
+    )
+
+
+def is_migrating(keyset: Keyset, keys: Sequence[Key]) -> bool:
+    """Whether the active key is in a backend that the keyset is to leave."""
+    active = active_key(keys)
+    return active is not None and active.backend not in keyset.backends
+
+
+def is_failed_over(keyset: Keyset, keys: Sequence[Key]) -> bool:
+    """Whether the standby backend signs in the primary's place."""
+    active, standby = active_key(keys), keyset.standby
+    return active is not None and standby is not None and active.backend == standby.backend
+
+
+def next_backend(keyset: Keyset, keys: Sequence[Key]) -> str:
+    """Where the key is that takes over by rotation: where the active one is, be it the standby,
+    unless the keyset is to leave that."""
+    active = active_key(keys)
+    if active is None or active.backend not in keyset.backends:
+        return keyset.backend
+    return active.backend
+
+
+def next_spare(keyset: Keyset, keys: Sequence[Key]) -> Key | None:
+    """The spare that takes over by rotation."""
+    backend = next_backend(keyset, keys)
+    return next((key for key in spares(keys) if key.backend == backend), None)
 
 
 def earliest_activation(keyset: Keyset, key: Key) -> int:
@@ -157,9 +200,10 @@ def tightened_withdrawal(keyset: Keyset, key: Key, timing: InstallationTiming) -
 
 
 def planned_activation(keyset: Keyset, active: Key | None, spare: Key) -> int | None:
-    """By the schedule; None where keys rotate on demand only (seconds)."""
+    """By the schedule, or as soon as can be where the keyset migrates; None where keys rotate on
+    demand only (seconds)."""
     earliest = earliest_activation(keyset, spare)
-    if active is None:
+    if active is None or active.backend not in keyset.backends:
         return earliest
     if keyset.schedule.period is None or active.times.activate_at is None:
         return None
@@ -181,12 +225,16 @@ def plan(
     if due is not None:
         steps.append(_hand_over(keyset, keys, due, timing))
     waiting = [key for key in spares(keys) if key is not due]
-    if not waiting:
-        steps.append(CreateSpare())
-    elif not takeovers(keys):
-        ready = [key for key in waiting if not is_blocked(key, gated=gated)]
+    supplied = {key.backend for key in waiting}
+    steps += [CreateSpare(backend) for backend in keyset.backends if backend not in supplied]
+    if not takeovers(keys):
+        target = next_backend(keyset, keys)
+        ready = [
+            key for key in waiting if key.backend == target and not is_blocked(key, gated=gated)
+        ]
         if ready:
             steps += _schedule(keyset, active_key(keys), ready[0], timing, now)
+    steps += _strays(keyset, keys, waiting)
     for key in keys:
         steps += _retire(keyset, key, timing, now)
     return steps
@@ -210,17 +258,32 @@ def _schedule(
         return []
     # Not before every replica can have read it.
     at = max(planned, now + timing.notice)
-    return [Schedule(spare.kid, at, "rotation period" if active else "nothing signs")]
+    why = "nothing signs"
+    if active is not None:
+        moves = active.backend not in keyset.backends
+        why = f"migration to {spare.backend}" if moves else "rotation period"
+    return [Schedule(spare.kid, at, why)]
+
+
+def _strays(keyset: Keyset, keys: Sequence[Key], waiting: Sequence[Key]) -> list[Step]:
+    """Spares in a backend that the keyset has left. While it migrates they are kept: should the
+    active key be compromised meanwhile, verifiers know them longest."""
+    if active_key(keys) is None or is_migrating(keyset, keys):
+        return []
+    why = "the keyset is in this backend no more"
+    return [RetireSpare(key.kid, why) for key in waiting if key.backend not in keyset.backends]
 
 
 def _retire(keyset: Keyset, key: Key, timing: InstallationTiming, now: int) -> list[Step]:
     times = key.times
-    if key.hold or times.private_destroyed_at is not None:
+    if key.hold or KeyState.DESTROYED not in TRANSITIONS[key.state]:
         return []
+    if times.private_destroyed_at is not None:
+        # The backend was asked, and waits itself.
+        over = times.private_destroyed_at <= now
+        return [Destroy(key.kid, "the backend's waiting window ended")] if over else []
     if key.state is KeyState.COMPROMISED:
         return [Destroy(key.kid, "compromised")]
-    if KeyState.DESTROYED not in TRANSITIONS[key.state]:
-        return []
     if times.destroy_at is not None:
         return [Destroy(key.kid, "the waiting window ended")] if times.destroy_at <= now else []
     if key.state is KeyState.DEACTIVATED and times.withdraw_at is not None:

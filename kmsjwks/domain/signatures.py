@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 
 from kmsjwks.domain.algorithms import Algorithm, Scheme
 from kmsjwks.domain.errors import BackendProtocolError
-from kmsjwks.domain.jwk import load_public_key
+from kmsjwks.domain.jwk import MlDsaPublicKey, load_public_key
 
 Verifier = Callable[[bytes, bytes], bool]
 """``(message, JOSE signature) -> valid``."""
@@ -84,6 +84,8 @@ def make_verifier(algorithm: Algorithm, spki: bytes) -> Verifier:
 def _check_function(key: object, algorithm: Algorithm) -> Callable[[bytes, bytes], None]:
     if isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
         return key.verify
+    if isinstance(key, MlDsaPublicKey):
+        return key.verify  # RFC 9964 section 5: the empty context, pyca's default
     hash_ = _HASHES[algorithm.hash or ""]()
     if isinstance(key, rsa.RSAPublicKey):
         rsa_key = key

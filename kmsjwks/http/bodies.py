@@ -47,6 +47,15 @@ def read_object(
     value = strictjson.loads(data)
     if not isinstance(value, dict):
         raise InvalidRequest("The body must be a JSON object.")
+    check_members(value, allowed)
+    return value
+
+
+def check_members(value: Mapping[str, Any], allowed: Mapping[str, type | tuple[type, ...]]) -> None:
+    """
+    Raises:
+        InvalidRequest: an unknown member, or one of the wrong type.
+    """
     for name, member in value.items():
         if name not in allowed:
             raise InvalidRequest(
@@ -55,7 +64,6 @@ def read_object(
         wanted = allowed[name]
         if not isinstance(member, wanted) or (isinstance(member, bool) and wanted is not bool):
             raise InvalidRequest(f"The member {name!r} has the wrong JSON type.")
-    return value
 
 
 def _read(request: Request) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections import Counter as Tally
 
 from flask import Blueprint, Response
 
@@ -32,25 +32,23 @@ def blueprint(context: HttpContext) -> Blueprint:
                 "The database does not answer; the JWKS is the last one that was known.",
                 retry_after=5,
             )
-        now = time.time()
-        down = {
-            name: {"since": status.since}
-            for name, status in (
-                (name, backend.status()) for name, backend in service.backends.items()
-            )
-            if not status.available
-        }
-        affected = sorted(
-            name
-            for name, ready in snapshot.keysets.items()
-            if (active := ready.active_at(now)) is None or active.key.backend in down
+        now = service.clock.now()
+        signing_in = Tally(
+            None if (active := ready.active_at(now)) is None else active.key.backend
+            for ready in snapshot.keysets.values()
         )
+        down = {
+            name: {"since": int(health.since), "keysets_that_cannot_sign": signing_in[name]}
+            for name, health in service.watch.health().items()
+            if not health.available
+        }
+        affected = signing_in[None] + sum(signing_in[name] for name in down)
         return _json(
             {
                 "status": "degraded" if down or affected else "ok",
                 "keysets": len(snapshot.keysets),
                 "backends_down": down,
-                "keysets_that_cannot_sign": len(affected),
+                "keysets_that_cannot_sign": affected,
             }
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -94,6 +95,8 @@ def _shown(ready: ReadyKeyset) -> dict[str, Any]:
         "name": keyset.name,
         "algorithm": keyset.algorithm.id,
         "backend": keyset.backend,
+        "standby": None if keyset.standby is None else asdict(keyset.standby),
+        "signs_in": active.key.backend if active else None,
         **shown_rules(rules),
         "jwks_uri": f"{rules.issuer}/.well-known/jwks.json",
         "active_kid": active.key.kid if active else None,

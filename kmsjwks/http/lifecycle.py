@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from functools import partial
 from typing import Any
 
-from flask import Blueprint, Response, g, request
+from flask import Blueprint, Response, request
 
-from kmsjwks.domain import strictjson
 from kmsjwks.domain.access import Action, require
 from kmsjwks.domain.algorithms import find_algorithm
-from kmsjwks.domain.errors import InvalidRequest, KeyNotKnown, UnsupportedAlgorithm
-from kmsjwks.domain.keys import Key
+from kmsjwks.domain.errors import InvalidRequest, KeyNotKnown
+from kmsjwks.domain.keys import Key, Standby
 from kmsjwks.domain.timing import RotationSchedule
-from kmsjwks.http.bodies import read_object
+from kmsjwks.http.acts import DRY_RUN, Members, acting, after, answer, shown, unsupported_is_invalid
+from kmsjwks.http.bodies import check_members
 from kmsjwks.http.context import HttpContext
 from kmsjwks.http.rulemembers import RULE_MEMBERS, rules_of
 from kmsjwks.services.acting import Actor, Proposal
@@ -27,12 +28,18 @@ _SCHEDULE = {
     "destroy_after": "destroy_after",
     "destroy_window": "destroy_window",
 }
-_PUT_MEMBERS: dict[str, type] = {
+_PUT_MEMBERS: Members = {
     "algorithm": str,
     "backend": str,
     **RULE_MEMBERS,
     **dict.fromkeys(_SCHEDULE, int),
-    "dry_run": bool,
+    "standby": (dict, type(None)),
+    **DRY_RUN,
+}
+_STANDBY_MEMBERS: Members = {
+    "backend": str,
+    "failover_after": (int, type(None)),
+    "failback_after": (int, type(None)),
 }
 # What an act takes: who rotates can neither destroy nor compromise.
 _ACTS = {
@@ -48,6 +55,7 @@ _ACTS = {
 def blueprint(context: HttpContext) -> Blueprint:
     routes = Blueprint("lifecycle", __name__, url_prefix="/v1/keysets")
     service = context.service
+    actor = partial(acting, context)
     acts: dict[str, Callable[[str, Actor], Proposal]] = {
         "deactivate": service.keys.deactivate,
         "compromise": service.keys.compromise,
@@ -57,30 +65,22 @@ def blueprint(context: HttpContext) -> Blueprint:
         "cancel-destroy": service.keys.cancel_destroy,
     }
 
-    def actor(
-        name: str, action: Action, members: dict[str, type] | None = None
-    ) -> tuple[Actor, dict[str, Any]]:
-        principal = context.principal(request)
-        require(principal, action, name)
-        allowed = members if members is not None else {"dry_run": bool}
-        body = read_object(request, allowed, optional=members is None)
-        return Actor(principal.name, body.get("dry_run", False), g.request_id), body
-
     @routes.put("/<name>")
     @context.bounded
     def put_keyset(name: str) -> Response:
-        who, body = actor(name, Action.MANAGE, _PUT_MEMBERS)
-        keyset = service.keysets.ensure(_spec(context, name, body), who)
-        _after(context, who)
-        return _answer({"name": keyset.name, "dry_run": who.dry_run}, context)
+        who, body = actor(name, Action.MANAGE, _PUT_MEMBERS, optional=False)
+        with unsupported_is_invalid():
+            keyset = service.keysets.ensure(_spec(context, name, body), who)
+        after(context, who)
+        return answer({"name": keyset.name, "dry_run": who.dry_run}, context)
 
     @routes.post("/<name>/rotate")
     @context.bounded
     def rotate(name: str) -> Response:
         who, _ = actor(name, Action.ROTATE)
         proposal = service.keys.rotate(name, who)
-        _after(context, who)
-        return _answer(_shown(proposal, who), context)
+        after(context, who)
+        return answer(shown(proposal, who), context)
 
     @routes.post(f"/<name>/keys/<kid>/<any({','.join(repr(act) for act in _ACTS)}):act>")
     @context.bounded
@@ -88,8 +88,8 @@ def blueprint(context: HttpContext) -> Blueprint:
         who, _ = actor(name, _ACTS[act])
         _key(context, name, kid)
         proposal = acts[act](kid, who)
-        _after(context, who)
-        return _answer(_shown(proposal, who), context)
+        after(context, who)
+        return answer(shown(proposal, who), context)
 
     @routes.get("/<name>/keys/<kid>/evidence")
     @context.bounded
@@ -100,7 +100,7 @@ def blueprint(context: HttpContext) -> Blueprint:
         if backend is None:
             raise KeyNotKnown(f"The backend {key.backend} is not configured here.")
         told = backend.evidence(key.ref)
-        return _answer({**asdict(told), "sound": told.sound}, context)
+        return answer({**asdict(told), "sound": told.sound}, context)
 
     return routes
 
@@ -121,44 +121,25 @@ def _spec(context: HttpContext, name: str, body: dict[str, Any]) -> KeysetSpec:
     for member in ("algorithm", "backend"):
         if member not in body:
             raise InvalidRequest(f"The member {member!r} is missing.")
-    try:
-        algorithm = find_algorithm(body["algorithm"])
-    except UnsupportedAlgorithm as error:
-        raise InvalidRequest(str(error)) from error
+    algorithm = find_algorithm(body["algorithm"])
     base = context.service.settings.server.base_url
     rules = rules_of(body, f"{base}/{name}" if algorithm.breaks_clients else base)
     given = {_SCHEDULE[member]: body[member] for member in _SCHEDULE if member in body}
     assert given.keys() <= {field.name for field in fields(RotationSchedule)}
-    return KeysetSpec(name, algorithm, body["backend"], rules, RotationSchedule(**given))
+    schedule = RotationSchedule(**given)
+    return KeysetSpec(name, algorithm, body["backend"], rules, schedule, _standby(body))
 
 
-def _after(context: HttpContext, who: Actor) -> None:
-    """Do at once what the change made due, and see it in this worker."""
-    if not who.dry_run:
-        context.service.planner.tick()
-        context.service.snapshots.refresh()
+def _standby(body: dict[str, Any]) -> Standby | None:
+    """Delays in seconds; null for on command only.
 
-
-def _shown(proposal: Proposal, who: Actor) -> dict[str, Any]:
-    return {
-        "dry_run": who.dry_run,
-        "event": proposal.event.event,
-        "says": list(proposal.says),
-        "changes": [
-            {
-                "kid": change.after.kid,
-                "state": change.after.state.value,
-                "hold": change.after.hold,
-                "activate_at": change.after.times.activate_at,
-                "withdraw_at": change.after.times.withdraw_at,
-                "destroy_at": change.after.times.destroy_at,
-            }
-            for change in proposal.changes
-        ],
-    }
-
-
-def _answer(value: dict[str, Any], context: HttpContext) -> Response:
-    if context.service.timing.development:
-        value["unsafe"] = "rotation.development is set: verifiers may lose"
-    return Response(strictjson.dumps(value), content_type="application/json")
+    Raises:
+        InvalidRequest
+    """
+    given = body.get("standby")
+    if given is None:
+        return None
+    check_members(given, _STANDBY_MEMBERS)
+    if "backend" not in given:
+        raise InvalidRequest("The member 'backend' of 'standby' is missing.")
+    return Standby(**given)

@@ -18,13 +18,14 @@ from prometheus_client import Counter, Gauge
 
 from kmsjwks.bootstrap import Service
 from kmsjwks.domain import strictjson
+from kmsjwks.domain.failover import is_ready
 from kmsjwks.domain.keys import KeyState
-from kmsjwks.domain.rotation import is_blocked, spares
+from kmsjwks.domain.rotation import active_key, is_blocked, is_failed_over, spares
 from kmsjwks.http.app import create_app
 from kmsjwks.http.problems import MEDIA_TYPE
 from kmsjwks.services.scheduler import Scheduler
 from kmsjwks.services.signing import Caller, SignedToken, SigningService, SignRequest, Verification
-from kmsjwks.services.snapshot import Snapshot
+from kmsjwks.services.snapshot import ReadyKeyset, Snapshot
 
 SAMPLE_INTERVAL = 1.0  # seconds
 _SIGN = "keysets.sign_jwt"  # the endpoint
@@ -92,6 +93,8 @@ class _Gauges:
     tick_success: Gauge
     tick_failures: Gauge
     backend_up: Gauge
+    failed_over: Gauge
+    standby_not_ready: Gauge
     publication_failing: Gauge
 
 
@@ -130,6 +133,18 @@ def _gauges() -> _Gauges:
         backend_up=_gauge(
             "backend_up", "0 where a worker knows the backend to be down.", "livemin", "backend"
         ),
+        failed_over=_gauge(
+            "keyset_failed_over",
+            "1 while the standby backend signs in the primary's place.",
+            "livemostrecent",
+            "keyset",
+        ),
+        standby_not_ready=_gauge(
+            "standby_not_ready",
+            "1 while a keyset with a standby has no key that verifiers know in its other backend.",
+            "livemostrecent",
+            "keyset",
+        ),
         publication_failing=_gauge(
             "publication_failing", "1 while a publication target cannot be written.", "livemax"
         ),
@@ -160,8 +175,8 @@ class Sampler:
         gauges, service = self._gauges, self._service
         snapshot = service.snapshots.known()
         gauges.staleness.set(service.snapshots.staleness())
-        for name, backend in service.backends.items():
-            gauges.backend_up.labels(name).set(backend.status().available)
+        for name, health in service.watch.health().items():
+            gauges.backend_up.labels(name).set(health.available)
         last = self._scheduler.last
         gauges.tick_failures.set(last.failed)
         if last.at is not None and not last.failed:
@@ -179,3 +194,14 @@ class Sampler:
                 self._gauges.keys.labels(name, state.value).set(tally[state])
             blocked = any(is_blocked(key, gated=gated) for key in spares(ready.keys))
             self._gauges.blocked.labels(name).set(blocked)
+            self._show_standby(ready, gated=gated)
+
+    def _show_standby(self, ready: ReadyKeyset, *, gated: bool) -> None:
+        keyset, keys, now = ready.keyset, ready.keys, int(self._service.clock.now())
+        self._gauges.failed_over.labels(keyset.name).set(is_failed_over(keyset, keys))
+        active = active_key(keys)
+        away = [key for key in spares(keys) if active is None or key.backend != active.backend]
+        ready_there = any(is_ready(keyset, key, now, gated=gated) for key in away)
+        self._gauges.standby_not_ready.labels(keyset.name).set(
+            keyset.standby is not None and not ready_there
+        )

@@ -25,6 +25,7 @@ _STATUS: tuple[tuple[type[errors.KmsJwksError], HTTPStatus], ...] = (
     (errors.QuotaExceeded, HTTPStatus.TOO_MANY_REQUESTS),
     (errors.NotFound, HTTPStatus.NOT_FOUND),
     (errors.Conflict, HTTPStatus.CONFLICT),
+    (errors.BackendThrottled, HTTPStatus.TOO_MANY_REQUESTS),
     (errors.Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (errors.BackendError, HTTPStatus.SERVICE_UNAVAILABLE),
 )
@@ -54,10 +55,15 @@ def problem_body(code: str, title: str, status: int, detail: str, **members: str
 
 def problem_of(error: errors.KmsJwksError, request_id: str) -> tuple[bytes, int, dict[str, str]]:
     """Body, status and headers for an error. What a backend said stays in the log: it may name
-    devices and paths."""
+    devices and paths. That a token is too long for it is the caller's business."""
     status, headers, detail = status_of(error), {"Content-Type": MEDIA_TYPE}, str(error)
     members = {"request_id": request_id}
-    if isinstance(error, errors.BackendError):
+    if isinstance(error, errors.BackendThrottled):
+        detail = (
+            "More signatures are asked for than the quota of the signing backend allows. Nothing "
+            "was signed; try again later."
+        )
+    elif isinstance(error, errors.BackendError) and not isinstance(error, errors.MessageTooLarge):
         detail = (
             "The signing backend cannot be used right now. Nothing was signed; try again later."
         )
@@ -65,7 +71,7 @@ def problem_of(error: errors.KmsJwksError, request_id: str) -> tuple[bytes, int,
         detail = "The service failed. Nothing was signed. Report the request id to the operator."
     if isinstance(error, errors.ClaimRejected | errors.NotGranted):
         members["member"] = error.member
-    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+    if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
         seconds = (
             error.retry_after if isinstance(error, errors.Unavailable) else _BACKEND_RETRY_AFTER
         )

@@ -106,6 +106,10 @@ def _end_with_the_service() -> None:
         os._exit(0)
 
 
+def _workers(settings: Settings) -> int:
+    return settings.server.workers or os.cpu_count() or 1
+
+
 def _use_ours(serve: Any, _scope_options: Any, _access_log: Any) -> Any:
     return serve
 
@@ -119,6 +123,7 @@ def _load_worker(load: LoadApp, settings: Settings) -> Callable[[Reply, dict[str
         on_stall=in_flight.answer_for,
         on_audit_stall=in_flight.answer_for_audit,
         replace_process=partial(replace_worker, settings.state.directory),
+        workers=_workers(settings),
     )
     return wsgi_callback(load(hooks), in_flight)
 
@@ -237,7 +242,7 @@ def serve(settings: Settings, load: LoadApp) -> None:
         uds=server.unix_socket,
         uds_permissions=_SOCKET_MODE,
         interface=Interfaces.WSGI,
-        workers=server.workers or os.cpu_count() or 1,
+        workers=_workers(settings),
         blocking_threads=server.max_concurrency + _RESERVED_THREADS,
         http=HTTPModes.http1,
         respawn_failed_workers=True,

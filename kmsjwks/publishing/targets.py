@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from kmsjwks.domain.documents import JWKS_NAME
 from kmsjwks.domain.errors import ConfigurationError, InvalidRequest, PublicationFailed
 from kmsjwks.domain.ports import DocumentTarget
+from kmsjwks.publishing.endpoints import EndpointTarget
 from kmsjwks.publishing.files import DirectoryTarget, FileTarget
 from kmsjwks.publishing.names import check_name
 
@@ -43,6 +44,26 @@ def target_for(
             "s3://bucket/prefix."
         )
     return _path(uri, base or Path(), name)
+
+
+def checkpoint_target_for(
+    uri: str, *, endpoint: str | None = None, base: Path | None = None
+) -> DocumentTarget:
+    """As ``target_for``, where every checkpoint is an object of its own: a path is a directory,
+    and a URL is POSTed to.
+
+    Raises:
+        InvalidRequest, ConfigurationError
+    """
+    scheme = _SCHEME.match(uri)
+    kind = scheme.group(1).lower() if scheme else ""
+    if kind in ("http", "https"):
+        return EndpointTarget(uri)
+    if kind == "s3":
+        return _bucket(uri, endpoint)
+    if kind == "file":
+        return DirectoryTarget(Path(_of_file_uri(uri)))
+    return DirectoryTarget((base or Path()) / uri)
 
 
 def _bucket(uri: str, endpoint: str | None) -> DocumentTarget:

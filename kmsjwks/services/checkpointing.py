@@ -14,12 +14,18 @@ from kmsjwks.domain.audit import GENESIS, ChainHead
 from kmsjwks.domain.checkpointproof import CHECKPOINT_MEDIA_TYPE, CHECKPOINT_TYP
 from kmsjwks.domain.checkpoints import Checkpoint
 from kmsjwks.domain.documents import Document, make_document
-from kmsjwks.domain.errors import KeysetUnusable, KmsJwksError, PublicationFailed
+from kmsjwks.domain.errors import (
+    BackendUnavailable,
+    KeysetUnusable,
+    KmsJwksError,
+    PublicationFailed,
+)
 from kmsjwks.domain.ports import AuditSink, Clock, DocumentTarget
 from kmsjwks.services.snapshot import ActiveKey, SnapshotKeeper
 
 _log = logging.getLogger(__name__)
 _MAX_WAITING = 10_000  # checkpoints of one process that a target has not taken
+_END_PATIENCE = 2.0  # seconds that the end of a process waits for a checkpoint under way
 _GIVE_UP_AFTER = 3  # failures in a row: the target is down, and each may take its whole timeout
 
 
@@ -98,10 +104,13 @@ class CheckpointSigner:
             AuditUnavailable: the chain is not ended.
             KmsJwksError: it is ended, but not signed.
         """
-        with self._lock:
-            if self._audit.head() is None:
-                return None
+        if self._audit.head() is None:
+            return None
+        free = self._lock.acquire(timeout=_END_PATIENCE)
+        try:
             try:
+                if not free:
+                    raise BackendUnavailable("The last checkpoint has not come back yet.")
                 active = self._active()
                 self._audit.record(self._record(active, ""))
             finally:
@@ -111,6 +120,9 @@ class CheckpointSigner:
             made, token = self._signed(end, active)
             self._previous = made.sha256
             return checkpoint_name(made), _document(token)
+        finally:
+            if free:
+                self._lock.release()
 
     def _active(self) -> ActiveKey:
         ready = self._snapshots.for_signing(self._keyset)

@@ -1,32 +1,67 @@
-"""What `doctor` does: try everything a backend must do, with a key made for it and destroyed."""
+"""What `doctor` does: a backend's own examination, or everything a backend must do tried with a
+key made for it and destroyed; and keys that nobody knows."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
 from kmsjwks.domain.algorithms import Algorithm, find_algorithm
-from kmsjwks.domain.errors import BackendError, KeyNotFound
-from kmsjwks.domain.ports import Evidence, Finding, KeyBackend
+from kmsjwks.domain.errors import BackendError, KeyNotFound, KeyPendingDeletion
+from kmsjwks.domain.keys import Key
+from kmsjwks.domain.ports import Evidence, Finding, KeyBackend, SelfExamining
 from kmsjwks.domain.signatures import make_verifier
+
+OPEN = "open"
+"""The check without which no other is tried: does the backend answer and let us in?"""
+
+ORPHANS = "orphans"
+"""The check that finds keys which nobody knows: warnings, where ``ok``."""
 
 _TRIED_FIRST = ("ES256", "RS256", "Ed25519", "ES384", "ES256K")
 _MESSAGE = b"kmsjwks doctor"
 
 
 def diagnose(backend: KeyBackend) -> Iterator[Finding]:
-    """Check by check, so that one that hangs is seen to hang; stops where going on is pointless."""
+    """Check by check, so that one that hangs is seen to hang; stops where going on is pointless.
+
+    A backend that examines itself tries its own throw-away key, so none is made here.
+    """
+    if isinstance(backend, SelfExamining):
+        yield from backend.examine()
+        return
     try:
         backend.check()
-        yield Finding("open", True, "the token is there and we are logged in")
+        yield Finding(OPEN, True, "the backend answers and lets us in")
         offered = backend.algorithms
     except BackendError as error:
-        yield Finding("open", False, str(error))
+        yield Finding(OPEN, False, str(error))
         return
     yield Finding("algorithms", bool(offered), ", ".join(sorted(a.id for a in offered)) or "none")
     algorithm = _throw_away_algorithm(offered)
     if algorithm is not None:
         yield from _try_key(backend, algorithm)
+
+
+def find_orphans(name: str, backend: KeyBackend, known: Sequence[Key]) -> Iterator[Finding]:
+    """Keys of ours in the backend ``name`` that the database does not know. One that a creation
+    in progress is about to record shows here too, hence a warning and no failure."""
+    refs = {key.ref for key in known if key.backend == name}
+    try:
+        orphans = sorted(key.ref for key in backend.list_keys() if key.ref not in refs)
+    except BackendError as error:
+        yield Finding(ORPHANS, False, str(error))
+        return
+    for ref in orphans:
+        yield Finding(
+            ORPHANS,
+            True,
+            f"the key {ref} is ours by its marks, but not in the database. Where another "
+            "installation shares this backend under the same name, or the database was restored "
+            "from an old copy, that is why: put that right first. Otherwise nothing uses it: "
+            "destroy it with the backend's own tools.",
+        )
 
 
 def _throw_away_algorithm(offered: frozenset[Algorithm]) -> Algorithm | None:
@@ -38,7 +73,9 @@ def _throw_away_algorithm(offered: frozenset[Algorithm]) -> Algorithm | None:
 
 def _try_key(backend: KeyBackend, algorithm: Algorithm) -> Iterator[Finding]:
     try:
-        key = backend.create_key(algorithm, request_id=f"doctor-{uuid.uuid4().hex}")
+        key = backend.create_key(
+            algorithm, request_id=f"doctor-{uuid.uuid4().hex}", keyset="doctor"
+        )
     except BackendError as error:
         yield Finding("generate", False, str(error))
         return
@@ -70,10 +107,20 @@ def _custody(evidence: Evidence) -> Finding:
 
 def _destroyed(backend: KeyBackend, ref: str) -> Finding:
     try:
-        backend.destroy_key(ref)
+        final = backend.destroy_key(ref)
         backend.get_key(ref)
+    except KeyPendingDeletion:
+        return Finding("destroy", True, _waiting(final))
     except KeyNotFound:
-        return Finding("destroy", True, "the throw-away key is gone")
+        waits = final > datetime.now(UTC)
+        return Finding("destroy", True, _waiting(final) if waits else "the throw-away key is gone")
     except BackendError as error:
         return Finding("destroy", False, f"{error} The throw-away key {ref} may be left over.")
     return Finding("destroy", False, f"the throw-away key {ref} is still there")
+
+
+def _waiting(final: datetime) -> str:
+    return (
+        "the throw-away key serves nothing any more; its destruction could be cancelled until "
+        f"{final.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    )

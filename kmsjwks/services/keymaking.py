@@ -47,19 +47,27 @@ class KeyMaker:
     ) -> None:
         self._store, self._backends, self._clock, self.faults = store, backends, clock, faults
 
-    def make(self, keyset: Keyset, *, not_these: frozenset[str] = frozenset()) -> MadeKey:
-        """Intent first, then the key, proved by a signature. A creation that a crash left open
-        for the same keyset is taken up again, unless its request id is one of ``not_these``.
+    def make(
+        self,
+        keyset: Keyset,
+        *,
+        where: str | None = None,
+        not_these: frozenset[str] = frozenset(),
+    ) -> MadeKey:
+        """Intent first, then the key, proved by a signature; in the backend ``where``, or the
+        keyset's primary. A creation that a crash left open there for the same keyset is taken up
+        again, unless its request id is one of ``not_these``.
 
         Raises:
             BackendError, StoreUnavailable.
         """
+        keyset = replace(keyset, backend=where or keyset.backend)
         backend = self._backend(keyset)
         request_id = self._open_creation(keyset, not_these)
         now = int(self._clock.now())
         self._store.begin_creation(request_id, keyset.name, keyset.backend, keyset.algorithm, now)
         self.faults.reach("key.intended")
-        made = backend.create_key(keyset.algorithm, request_id=request_id)
+        made = backend.create_key(keyset.algorithm, request_id=request_id, keyset=keyset.name)
         self.faults.reach("key.created")
         try:
             _prove(backend, made)

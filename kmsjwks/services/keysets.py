@@ -11,13 +11,14 @@ from kmsjwks.domain.errors import (
     Conflict,
     InvalidRequest,
 )
-from kmsjwks.domain.keys import Keyset, check_keyset_name
+from kmsjwks.domain.keys import Keyset, Standby, check_keyset_name
 from kmsjwks.domain.ports import Change, Clock, KeyBackend, KeyStore, LifecycleEvent
-from kmsjwks.domain.timing import InstallationTiming, RotationSchedule, check_schedule
+from kmsjwks.domain.timing import RotationSchedule, check_schedule
 from kmsjwks.domain.tokenrules import TokenRules, check_rules, fingerprint
 from kmsjwks.services.acting import Actor, find_keyset, planner_turn
 from kmsjwks.services.issuers import check_issuer
 from kmsjwks.services.keymaking import KeyMaker, MadeKey
+from kmsjwks.services.migration import MigrationService, check_standby
 from kmsjwks.services.publication import issuer_path
 
 
@@ -30,6 +31,7 @@ class KeysetSpec:
     backend: str
     rules: TokenRules
     schedule: RotationSchedule
+    standby: Standby | None = None
 
 
 class KeysetService:
@@ -41,13 +43,14 @@ class KeysetService:
         backends: Mapping[str, KeyBackend],
         maker: KeyMaker,
         clock: Clock,
-        timing: InstallationTiming,
+        migration: MigrationService,
     ) -> None:
         self._store, self._backends, self._maker = store, backends, maker
-        self._clock, self._timing = clock, timing
+        self._clock, self._timing, self._migration = clock, migration.timing, migration
 
     def create(self, spec: KeysetSpec, actor: Actor) -> Keyset:
-        """A keyset with one active key (no verifier waits for a first key) and a published spare.
+        """A keyset with one active key (no verifier waits for a first key) and a published spare;
+        that in the standby is made by the next tick.
 
         Raises:
             InvalidRequest: the name, the rules, the schedule or the backend's name.
@@ -65,7 +68,7 @@ class KeysetService:
         return keyset
 
     def ensure(self, spec: KeysetSpec, actor: Actor) -> Keyset:
-        """Create it, or bring an existing one's rules and schedule in line.
+        """Create it, or bring an existing one's rules, schedule and standby in line.
 
         Raises:
             Conflict: it exists with another algorithm or backend.
@@ -76,9 +79,13 @@ class KeysetService:
         if (found.algorithm, found.backend) != (spec.algorithm, spec.backend):
             raise Conflict(
                 f"The keyset {spec.name} exists with {found.algorithm.id} in the backend "
-                f"{found.backend}; these cannot be changed."
+                f"{found.backend}. The algorithm cannot be changed; to move the keyset to another "
+                "backend, use 'keysets migrate'."
             )
-        return self.update(spec.name, spec.rules, spec.schedule, actor)
+        updated = self.update(spec.name, spec.rules, spec.schedule, actor)
+        if spec.standby != found.standby:
+            self._migration.stand_by(spec.name, spec.standby, actor)
+        return replace(updated, standby=spec.standby)
 
     def update(
         self, name: str, rules: TokenRules, schedule: RotationSchedule, actor: Actor
@@ -140,8 +147,17 @@ class KeysetService:
                 f"{', '.join(sorted(self._backends))}."
             )
         now = int(self._clock.now())
-        keyset = Keyset(spec.name, spec.algorithm, spec.backend, spec.rules, now, spec.schedule)
+        keyset = Keyset(
+            spec.name,
+            spec.algorithm,
+            spec.backend,
+            spec.rules,
+            now,
+            spec.schedule,
+            spec.standby,
+        )
         self._check(keyset)
+        check_standby(self._backends, spec.standby, keyset)
         return keyset
 
     def _check(self, keyset: Keyset) -> None:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from kmsjwks.domain import interventions, rotation
+from kmsjwks.domain.effects import effect_of_early_takeover, effects_of_compromise
 from kmsjwks.domain.errors import (
     BackendError,
+    BackendUnavailable,
     KeyNotKnown,
     TransitionRefused,
 )
-from kmsjwks.domain.explanation import (
-    effect_of_early_takeover,
-    effects_of_compromise,
-    moment,
-)
+from kmsjwks.domain.explanation import moment
 from kmsjwks.domain.keys import Key, Keyset, KeyState, check_transition
-from kmsjwks.domain.ports import Change, Clock, KeyStore, LifecycleEvent
+from kmsjwks.domain.ports import Change, Clock, KeyBackend, KeyStore, LifecycleEvent
 from kmsjwks.domain.timing import InstallationTiming
 from kmsjwks.services.acting import Actor, Proposal, find_keyset, planner_turn
 from kmsjwks.services.keymaking import KeyMaker
@@ -37,21 +35,27 @@ class _Acts:
     kid: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class KeyServiceOptions:
+    """``gated``: spares must have been seen through the public URL before they take over."""
+
+    timing: InstallationTiming
+    gated: bool
+
+
 class KeyService:
     """Rotation, compromise, hold, destruction."""
 
     def __init__(
         self,
         store: KeyStore,
+        backends: Mapping[str, KeyBackend],
         maker: KeyMaker,
         clock: Clock,
-        timing: InstallationTiming,
-        *,
-        gated: bool,
+        options: KeyServiceOptions,
     ) -> None:
-        """``gated``: spares must have been seen through the public URL before they take over."""
-        self._store, self._maker = store, maker
-        self._clock, self._timing, self._gated = clock, timing, gated
+        self._store, self._backends, self._maker = store, backends, maker
+        self._clock, self._timing, self._gated = clock, options.timing, options.gated
 
     def rotate(self, keyset: str, actor: Actor) -> Proposal:
         """The spare takes over as soon as every verifier may be taken to know it.
@@ -133,17 +137,24 @@ class KeyService:
         )
 
     def cancel_destroy(self, kid: str, actor: Actor) -> Proposal:
-        """
+        """In our waiting window, or in that of the backend.
+
         Raises:
             KeyNotKnown
-            TransitionRefused: no destruction is pending.
+            TransitionRefused: no destruction is pending, or the key is compromised.
+            BackendError: the backend waits for its end, and cannot be asked to stop.
         """
 
         def propose(_: Keyset, keys: list[Key]) -> _Acts:
             key = _one(keys, kid)
-            if key.times.destroy_at is None or key.times.private_destroyed_at is not None:
+            if key.state in (KeyState.COMPROMISED, KeyState.DESTROYED):
+                raise TransitionRefused(f"Key {kid} is {key.state.value}; that is not undone.")
+            if key.times.destroy_at is None:
                 raise TransitionRefused(f"No destruction of {kid} is pending.")
-            after = replace(key, times=replace(key.times, destroy_at=None))
+            if key.times.private_destroyed_at is not None and not actor.dry_run:
+                self._backend_of(key).cancel_destruction(key.ref)
+            times = replace(key.times, destroy_at=None, private_destroyed_at=None)
+            after = replace(key, times=times)
             return _acts(key, after, "destruction-cancelled", f"Key {kid} is kept.")
 
         return self._carry_out(self._key(kid).keyset, actor, propose)
@@ -161,15 +172,21 @@ class KeyService:
                 self._maker.faults.reach(f"{acts.event}.recorded")
         return Proposal(tuple(acts.says), tuple(acts.changes), event)
 
+    def _backend_of(self, key: Key) -> KeyBackend:
+        backend = self._backends.get(key.backend)
+        if backend is None:
+            raise BackendUnavailable(f"The backend {key.backend} is not configured here.")
+        return backend
+
     def _with_spare(self, keyset: Keyset, keys: list[Key], actor: Actor) -> list[Key]:
-        """The keys, with a spare made where there is none.
+        """The keys, with the spare that is to take over made where there is none.
 
         Raises:
             BackendError
         """
-        if rotation.spares(keys) or actor.dry_run:
+        if rotation.next_spare(keyset, keys) is not None or actor.dry_run:
             return keys
-        made = self._maker.make(keyset)
+        made = self._maker.make(keyset, where=rotation.next_backend(keyset, keys))
         event = self._event(actor, keyset.name, made.key.kid, "spare-published")
         self._maker.faults.reach("spare.before")
         self._store.apply([], event, added=[(made.key, made.request_id)])
@@ -180,7 +197,7 @@ class KeyService:
         active = rotation.active_key(found)
         if active is not None and active.hold:
             raise TransitionRefused(f"The active key {active.kid} is on hold; release it first.")
-        spare = next(iter(rotation.spares(self._with_spare(keyset, found, actor))), None)
+        spare = rotation.next_spare(keyset, self._with_spare(keyset, found, actor))
         if spare is None:
             says = "A spare is made first; it takes over when the propagation delay is over."
             return _Acts([says], [], "rotation-requested")
@@ -203,7 +220,7 @@ class KeyService:
         keys = found
         if key.state is KeyState.ACTIVE:
             try:
-                keys = self._with_spare(keyset, found, actor)
+                keys = found if rotation.spares(found) else self._with_spare(keyset, found, actor)
             except BackendError as error:
                 _log.error("Keyset %s has no spare and none can be made: %s", keyset.name, error)
         now = int(self._clock.now())
@@ -212,7 +229,7 @@ class KeyService:
         gone = replace(key, state=KeyState.COMPROMISED, hold=False, times=times)
         changes = [Change(key, gone)]
         if key.state is KeyState.ACTIVE:
-            spare = rotation.replacement([one for one in keys if one.kid != kid], now)
+            spare = rotation.replacement([one for one in keys if one.kid != kid], now, key.backend)
             if spare is None:
                 says.append("There is no spare: a new key is made and signs at once.")
             else:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kmsjwks.domain import interventions, rotation
 from kmsjwks.domain.errors import BackendError, Conflict, TransitionRefused
+from kmsjwks.domain.explanation import moment
 from kmsjwks.domain.keys import Key, Keyset, KeyState, check_transition
 from kmsjwks.domain.ports import (
     Change,
@@ -24,6 +26,7 @@ from kmsjwks.services.reconciliation import reconcile
 
 _log = logging.getLogger(__name__)
 ACTOR = "scheduler"
+_TROUBLE = (BackendError, Conflict, TransitionRefused)
 
 Visible = Callable[[Keyset, str], bool]
 """``(keyset, kid)``: whether the public JWKS shows the key."""
@@ -62,6 +65,7 @@ class Planner:
         self._store, self._backends, self._maker = store, backends, maker
         self._clock, self._timing = clock, options.timing
         self._visible, self._faults = options.visible, options.faults
+        self._said: Mapping[str, str] = {}
 
     def due(self, keyset: Keyset, keys: Sequence[Key]) -> list[rotation.Step]:
         """What a tick would do now."""
@@ -74,65 +78,94 @@ class Planner:
             StoreUnavailable
         """
         done: list[str] = []
-        failed: dict[str, str] = {}
+        failed: dict[str, list[str]] = {}
         with self._store.planner_lock() as ours:
             if not ours:
                 return TickReport((), {}, elsewhere=True)
             for keyset in self._store.keysets():
                 try:
-                    done += self._advance(keyset)
-                except (BackendError, Conflict, TransitionRefused) as error:
+                    self._advance(keyset, done, failed.setdefault(keyset.name, []))
+                except _TROUBLE as error:
                     # One keyset's trouble must not stop the others.
-                    failed[keyset.name] = str(error)
-                    _log.error("Keyset %s: %s", keyset.name, error)
+                    failed[keyset.name].append(str(error))
             done += reconcile(self._store, self._backends, self._faults)
-        return TickReport(tuple(done), failed)
+        said = {keyset: " ".join(dict.fromkeys(whys)) for keyset, whys in failed.items() if whys}
+        for name, why in said.items():
+            if self._said.get(name) != why:  # not at every tick of a long outage
+                _log.error("Keyset %s: %s", name, why)
+        self._said = said
+        return TickReport(tuple(done), said)
 
-    def _advance(self, keyset: Keyset) -> list[str]:
-        done: list[str] = []
+    def _advance(self, keyset: Keyset, done: list[str], failed: list[str]) -> None:
+        """A step that fails stands in nobody's way: one backend may be down and another well."""
         self._gate(keyset)
         self._settle(keyset)
+        stuck: set[rotation.Step] = set()
         for _ in range(8):  # a step may make another due; the bound is for bugs, not for work
             keys = list(self._store.keys(keyset.name))
-            steps = self.due(keyset, keys)
+            steps = [step for step in self.due(keyset, keys) if step not in stuck]
             if not steps:
                 break
             by_kid = {key.kid: key for key in keys}
             for step in steps:
-                done.append(f"{keyset.name}: {self._do(keyset, by_kid, step)}")
-        return done
+                try:
+                    done.append(f"{keyset.name}: {self._do(keyset, by_kid, step)}")
+                except _TROUBLE as error:
+                    stuck.add(step)
+                    failed.append(str(error))
 
     def _do(self, keyset: Keyset, keys: Mapping[str, Key], step: rotation.Step) -> str:
         match step:
             case rotation.CreateSpare():
-                return self._create_spare(keyset, list(keys.values()))
+                return self._create_spare(keyset, list(keys.values()), step.backend)
             case rotation.HandOver():
                 return self._hand_over(keyset, keys, step)
             case rotation.Destroy():
                 return self._destroy(keyset, keys[step.kid], step.why)
             case rotation.Schedule():
-                key = keys[step.kid]
-                after = _with_times(key, activate_at=step.activate_at)
-                return self._write(keyset, key, after, "scheduled", f"activation: {step.why}")
+                return self._schedule(keyset, keys, step)
+            case rotation.Tighten() | rotation.BeginDestruction() | rotation.RetireSpare():
+                return self._redate(keyset, keys[step.kid], step)
+
+    def _redate(
+        self,
+        keyset: Keyset,
+        key: Key,
+        step: rotation.Tighten | rotation.BeginDestruction | rotation.RetireSpare,
+    ) -> str:
+        match step:
             case rotation.Tighten():
-                key = keys[step.kid]
                 after = _with_times(key, withdraw_at=step.withdraw_at)
                 return self._write(keyset, key, after, "withdrawal-tightened", step.why)
             case rotation.BeginDestruction():
-                key = keys[step.kid]
                 after = _with_times(key, destroy_at=step.destroy_at)
                 return self._write(keyset, key, after, "destruction-begun", step.why)
+            case rotation.RetireSpare():
+                now = int(self._clock.now())
+                after = interventions.destruction_begun(keyset, key, self._timing, now)
+                return self._write(keyset, key, after, "destruction-begun", step.why)
 
-    def _create_spare(self, keyset: Keyset, keys: Sequence[Key]) -> str:
+    def _schedule(self, keyset: Keyset, keys: Mapping[str, Key], step: rotation.Schedule) -> str:
+        """Nobody hands over to another backend that does not answer just now.
+
+        Raises:
+            BackendError
+        """
+        key, active = keys[step.kid], rotation.active_key(list(keys.values()))
+        if active is not None and active.backend != key.backend:
+            self._backend_of(key).check()
+        after = _with_times(key, activate_at=step.activate_at)
+        return self._write(keyset, key, after, "scheduled", f"activation: {step.why}")
+
+    def _create_spare(self, keyset: Keyset, keys: Sequence[Key], backend: str) -> str:
         """Where nothing signs, it signs at once: as for a first key, waiting serves nobody."""
-        made = self._maker.make(keyset)
+        made = self._maker.make(keyset, where=backend)
         signing = rotation.signing_key(keys, int(self._clock.now()))
         key = made.key if signing is not None else made.active()
         what = "spare-published" if signing is not None else "activated"
+        event = self._event(keyset, key.kid, what, f"in {backend}")
         self._faults.reach("spare.before")
-        self._store.apply(
-            [], self._event(keyset, key.kid, what, ""), added=[(key, made.request_id)]
-        )
+        self._store.apply([], event, added=[(key, made.request_id)])
         self._faults.reach("spare.recorded")
         return f"{'spare' if signing is not None else 'active key'} {key.kid} published"
 
@@ -155,19 +188,30 @@ class Planner:
 
     def _destroy(self, keyset: Keyset, key: Key, why: str) -> str:
         """The backend, then the outcome; repeated where a crash came between. The intent is in the
-        trail since the window began, or since the compromise."""
+        trail since the window began, or since the compromise. A backend with a waiting window of
+        its own is asked again at its end."""
         if key.state is not KeyState.COMPROMISED:
             check_transition(key, KeyState.DESTROYED)
-        backend = self._backends.get(key.backend)
-        if backend is None:
-            raise Conflict(f"The backend {key.backend} of key {key.kid} is not configured here.")
+        backend = self._backend_of(key)
         self._faults.reach("destroy.before")
-        final = int(backend.destroy_key(key.ref).timestamp())
+        final = math.ceil(backend.destroy_key(key.ref).timestamp())
         self._faults.reach("destroy.done")
         now = int(self._clock.now())
+        if final > now + 1:
+            after = _with_times(key, private_destroyed_at=final)
+            detail = f"{why}; irreversible from {moment(final)}"
+            return self._write(keyset, key, after, "destruction-scheduled", detail)
+        # What a window fixed stays the date, whatever the backend says of a key that is gone.
+        final = key.times.private_destroyed_at or min(final, now)
         times = replace(key.times, private_destroyed_at=final, destroyed_at=now)
         after = replace(key, state=KeyState.DESTROYED, times=times)
         return self._write(keyset, key, after, "destroyed", why)
+
+    def _backend_of(self, key: Key) -> KeyBackend:
+        backend = self._backends.get(key.backend)
+        if backend is None:
+            raise Conflict(f"The backend {key.backend} of key {key.kid} is not configured here.")
+        return backend
 
     def _write(self, keyset: Keyset, before: Key, after: Key, event: str, why: str) -> str:
         self._faults.reach(f"{event}.before")

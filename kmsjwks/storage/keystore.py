@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 
 from sqlalchemy import Connection, Engine, and_, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -102,9 +101,11 @@ class SqlKeyStore:
     def update_keyset(
         self, before: Keyset, after: Keyset, changes: Sequence[Change], event: LifecycleEvent
     ) -> None:
-        if replace(before, rules=after.rules, schedule=after.schedule) != after:
+        kept = ("name", "algorithm", "created_at")
+        if any(getattr(before, field) != getattr(after, field) for field in kept):
             raise Conflict(
-                f"Only the token rules and the schedule of the keyset {before.name} can change."
+                f"The name, algorithm and creation time of the keyset {before.name} never change. "
+                "Create another keyset."
             )
         with self._changing() as connection:
             writes.replace_keyset(connection, before, after)

@@ -10,7 +10,7 @@ from sqlalchemy import RowMapping
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.algorithms import Algorithm, find_algorithm
 from kmsjwks.domain.errors import MalformedJson, StoreUnavailable, UnsupportedAlgorithm
-from kmsjwks.domain.keys import Key, Keyset, KeyState, KeyTimes
+from kmsjwks.domain.keys import Key, Keyset, KeyState, KeyTimes, Standby
 from kmsjwks.domain.ports import Lease, LifecycleEvent
 from kmsjwks.domain.timing import RotationSchedule
 from kmsjwks.domain.tokens import TokenRules
@@ -43,7 +43,8 @@ def keyset_to_row(keyset: Keyset) -> dict[str, Any]:
         "backend": keyset.backend,
         "rules": rules_to_text(keyset.rules),
         "created_at": keyset.created_at,
-        "schedule": schedule_to_text(keyset.schedule),
+        "schedule": _text(keyset.schedule),
+        "standby": None if keyset.standby is None else _text(keyset.standby),
     }
 
 
@@ -54,10 +55,6 @@ def rules_to_text(rules: TokenRules) -> str:
     return strictjson.dumps(
         {name: value for name, value in members.items() if name not in unused}
     ).decode()
-
-
-def schedule_to_text(schedule: RotationSchedule) -> str:
-    return strictjson.dumps(asdict(schedule)).decode()
 
 
 def key_to_row(key: Key) -> dict[str, Any]:
@@ -92,6 +89,7 @@ def keyset_from_row(row: RowMapping) -> Keyset:
             rules=rules_from_text(row["rules"]),
             created_at=row["created_at"],
             schedule=RotationSchedule(**strictjson.loads(row["schedule"].encode())),
+            standby=_standby(row["standby"]),
         )
     except (UnsupportedAlgorithm, MalformedJson, TypeError, AttributeError) as error:
         raise _unreadable(f"keyset {row['name']}") from error
@@ -150,6 +148,14 @@ def lease_to_row(lease: Lease) -> dict[str, Any]:
 
 def lease_from_row(row: RowMapping) -> Lease:
     return Lease(row["kid"], row["holder"], row["max_exp"], row["final"])
+
+
+def _text(value: RotationSchedule | Standby) -> str:
+    return strictjson.dumps(asdict(value)).decode()
+
+
+def _standby(stored: str | None) -> Standby | None:
+    return None if stored is None else Standby(**strictjson.loads(stored.encode()))
 
 
 def rules_from_text(text: str) -> TokenRules:

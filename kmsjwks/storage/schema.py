@@ -7,8 +7,8 @@ Times are BIGINT seconds since the epoch. Algorithms are stored by ``Algorithm.i
 Token rules are one JSON text column (``keysets.rules``): they are read and written as a whole and
 never searched, half of them are lists that columns would turn into JSON or tables anyway, and a
 new rule then needs no migration. Reading refuses a rule that this version does not know, so an
-older replica stops rather than signs without it. The rotation schedule (``keysets.schedule``) is
-kept in the same way.
+older replica stops rather than signs without it. The rotation schedule (``keysets.schedule``) and
+the standby (``keysets.standby``; NULL: none) are kept in the same way.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ keysets = Table(
     Column("rules", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("schedule", Text, nullable=False, server_default=FIRST_SCHEDULE),
+    Column("standby", Text),
 )
 
 keys = Table(

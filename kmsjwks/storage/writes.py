@@ -16,6 +16,8 @@ from kmsjwks.domain.ports import Change, LifecycleEvent
 from kmsjwks.storage import rows, schema
 from kmsjwks.storage.failures import refusal
 
+_KEYSET_CHANGES = ("backend", "rules", "schedule", "standby")
+
 
 def bump_revision(connection: Connection) -> None:
     """Count up, and hold that row until the end of the transaction: other writers wait here, so
@@ -104,13 +106,10 @@ def replace_keyset(connection: Connection, before: Keyset, after: Keyset) -> Non
     # Compared as text once more, so that this holds however the caller isolates transactions.
     unchanged = and_(
         table.c.name == before.name,
-        table.c.rules == stored["rules"],
-        table.c.schedule == stored["schedule"],
+        *(table.c[column].is_not_distinct_from(stored[column]) for column in _KEYSET_CHANGES),
     )
-    values = {
-        "rules": rows.rules_to_text(after.rules),
-        "schedule": rows.schedule_to_text(after.schedule),
-    }
+    row = rows.keyset_to_row(after)
+    values = {column: row[column] for column in _KEYSET_CHANGES}
     if connection.execute(update(table).where(unchanged).values(values)).rowcount != 1:
         raise _changed(f"keyset {before.name}")
 

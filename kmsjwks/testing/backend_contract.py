@@ -21,7 +21,7 @@ the suite makes is destroyed at its end.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -31,12 +31,17 @@ from typing import ClassVar, TypeVar
 import pytest
 
 from kmsjwks.domain.algorithms import ALGORITHMS, Algorithm
-from kmsjwks.domain.errors import KeyNotFound, UnsupportedAlgorithm
+from kmsjwks.domain.errors import (
+    BackendError,
+    KeyNotFound,
+    MessageTooLarge,
+    UnsupportedAlgorithm,
+)
 from kmsjwks.domain.jwk import load_public_key, public_jwk
 from kmsjwks.domain.jws import JwsSigner
 from kmsjwks.domain.ports import BackendKey, KeyBackend
 from kmsjwks.domain.signatures import make_verifier
-from kmsjwks.testing.verifiers import TOKEN_VERIFIERS, Rejected, VerifyToken, verifies
+from kmsjwks.testing.verifiers import KNOWS, TOKEN_VERIFIERS, Rejected, VerifyToken, verifies
 
 T = TypeVar("T")
 THREADS = 8
@@ -128,6 +133,10 @@ class BackendContract:
     unknown_refs: ClassVar[tuple[str, ...]] = ("00" * 16, "", "not a reference", "zz", "ü")
     """References that no key has, well-formed and not."""
 
+    message_bounds: ClassVar[Mapping[str, tuple[int, int]]] = {}
+    """By algorithm id, the shortest and the longest message (bytes) that the device signs, where
+    it is not any."""
+
     @pytest.fixture(scope="class")
     @classmethod
     def keys(cls, backend: KeyBackend) -> Iterator[KeyRing]:
@@ -169,6 +178,8 @@ class BackendContract:
         verify: VerifyToken = TOKEN_VERIFIERS[verifier]
         if alg not in backend.algorithms:
             return  # refusing to make such a key is another test
+        if alg.kty not in KNOWS[verifier]:
+            return  # that library has no such key type
         key = keys.shared(alg)
         jwk, token = public_jwk(key.spki, alg), token_of(backend, key)
         assert verify(token, alg, key.spki, jwk)["n"] == 9007199254740993
@@ -181,11 +192,27 @@ class BackendContract:
         self, backend: KeyBackend, keys: KeyRing, size: int
     ) -> None:
         for alg in keys.quick_algorithms():
-            key, message = keys.shared(alg), secrets.token_bytes(size)
-            signature = backend.sign(key, message)
-            assert len(signature) == alg.signature_bytes
-            assert verifies(alg, key.spki, message, signature)
-            assert not verifies(alg, key.spki, message + b"\x00", signature)
+            self._signs_or_refuses(backend, keys.shared(alg), size)
+
+    def test_signs_up_to_its_bounds(self, backend: KeyBackend, keys: KeyRing) -> None:
+        bounded = [alg for alg in keys.quick_algorithms() if alg.id in self.message_bounds]
+        assert len(bounded) == len(self.message_bounds)
+        for alg in bounded:
+            shortest, longest = self.message_bounds[alg.id]
+            for size in (shortest, longest, longest + 1):
+                self._signs_or_refuses(backend, keys.shared(alg), size)
+
+    def _signs_or_refuses(self, backend: KeyBackend, key: BackendKey, size: int) -> None:
+        message = secrets.token_bytes(size)
+        shortest, longest = self.message_bounds.get(key.alg.id, (0, size))
+        if not shortest <= size <= longest:
+            with pytest.raises(MessageTooLarge if size > longest else BackendError):
+                backend.sign(key, message)
+            return
+        signature = backend.sign(key, message)
+        assert len(signature) == key.alg.signature_bytes
+        assert verifies(key.alg, key.spki, message, signature)
+        assert not verifies(key.alg, key.spki, message + b"\x00", signature)
 
     def test_another_key_does_not_verify(self, backend: KeyBackend, keys: KeyRing) -> None:
         alg = keys.quick()
@@ -203,6 +230,8 @@ class BackendContract:
                 backend.sign(replace(known, ref=ref), b"message")
             with pytest.raises(KeyNotFound):
                 backend.evidence(ref)
+            with pytest.raises(KeyNotFound):
+                backend.cancel_destruction(ref)
 
     def test_destroyed_twice_and_gone(self, backend: KeyBackend, keys: KeyRing) -> None:
         key, other = keys.make(keys.quick()), keys.shared(keys.quick())
@@ -220,6 +249,30 @@ class BackendContract:
                 use()
         assert key.ref not in {listed.ref for listed in backend.list_keys()}
         assert verifies(other.alg, other.spki, b"message", backend.sign(other, b"message"))
+
+    def test_destruction_is_cancelled_until_it_is_irreversible(
+        self, backend: KeyBackend, keys: KeyRing
+    ) -> None:
+        key = keys.make(keys.quick())
+        effective = backend.destroy_key(key.ref)
+        if effective <= datetime.now(UTC):
+            with pytest.raises(KeyNotFound):
+                backend.cancel_destruction(key.ref)
+            return
+        for _ in range(2):
+            backend.cancel_destruction(key.ref)
+        assert backend.get_key(key.ref) == key
+        assert key in list(backend.list_keys())
+        assert backend.evidence(key.ref).ref == key.ref
+        assert verifies(key.alg, key.spki, b"message", backend.sign(key, b"message"))
+        backend.destroy_key(key.ref)
+        with pytest.raises(KeyNotFound):
+            backend.sign(key, b"message")
+
+    def test_nothing_to_cancel(self, backend: KeyBackend, keys: KeyRing) -> None:
+        key = keys.shared(keys.quick())
+        backend.cancel_destruction(key.ref)
+        assert verifies(key.alg, key.spki, b"message", backend.sign(key, b"message"))
 
     def test_same_request_same_key(self, backend: KeyBackend, keys: KeyRing) -> None:
         alg, request_id = keys.quick(), keys.request_id()

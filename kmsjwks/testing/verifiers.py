@@ -9,7 +9,7 @@ from typing import Any
 import jwt
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from joserfc import jwt as joserfc_jwt
@@ -24,6 +24,8 @@ _HASHES: Mapping[str, hashes.HashAlgorithm] = {
     "384": hashes.SHA384(),
     "512": hashes.SHA512(),
 }
+
+_ML_DSA = (mldsa.MLDSA44PublicKey, mldsa.MLDSA65PublicKey, mldsa.MLDSA87PublicKey)
 
 Claims = dict[str, Any]
 VerifyToken = Callable[[str, Algorithm, bytes, Mapping[str, str]], Claims]
@@ -46,6 +48,9 @@ def verifies(algorithm: Algorithm, spki: bytes, message: bytes, signature: bytes
 def _check(key: object, algorithm: Algorithm, message: bytes, signature: bytes) -> None:
     if isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey):
         key.verify(signature, message)  # RFC 8037 section 3.1
+        return
+    if isinstance(key, _ML_DSA):
+        key.verify(signature, message)  # RFC 9964 section 5: the empty context
         return
     hash_ = _HASHES[algorithm.jose[2:5]]
     if isinstance(key, ec.EllipticCurvePublicKey):  # RFC 7518 section 3.4: R || S
@@ -90,3 +95,10 @@ TOKEN_VERIFIERS: Mapping[str, VerifyToken] = {
     "PyJWT": _pyjwt,
     "joserfc": _joserfc,
 }
+
+KNOWS: Mapping[str, frozenset[str]] = {
+    "pyca": frozenset({"RSA", "EC", "OKP", "AKP"}),
+    "PyJWT": frozenset({"RSA", "EC", "OKP"}),
+    "joserfc": frozenset({"RSA", "EC", "OKP"}),
+}
+"""The ``kty`` values of which each of ``TOKEN_VERIFIERS`` can read a key."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 
+from kmsjwks.domain.algorithms import find_algorithm
 from kmsjwks.domain.errors import Conflict, TransitionRefused
-from kmsjwks.domain.keys import TRANSITIONS, Key, Keyset, KeyState, KeyTimes
+from kmsjwks.domain.keys import TRANSITIONS, Key, Keyset, KeyState, KeyTimes, Standby
 from kmsjwks.domain.ports import Change, KeyStore, LifecycleEvent
 from kmsjwks.domain.timing import RotationSchedule
 from tests.contract.test_key_store import (
@@ -79,6 +80,12 @@ class TestAddingKeysets:
 
     def test_a_schedule_comes_back(self, store: KeyStore) -> None:
         keyset = replace(DEMO, schedule=RotationSchedule(7 * 86400, 3600, 301, 60, 61))
+        store.add_keyset(keyset, ACTIVE)
+        assert list(store.keysets()) == [keyset]
+
+    @pytest.mark.parametrize("standby", [Standby("kms"), Standby("kms", None, None)])
+    def test_a_standby_comes_back(self, store: KeyStore, standby: Standby) -> None:
+        keyset = replace(DEMO, standby=standby)
         store.add_keyset(keyset, ACTIVE)
         assert list(store.keysets()) == [keyset]
 
@@ -255,12 +262,52 @@ class TestUpdatingKeysets:
 
     @pytest.mark.parametrize(
         "after",
-        [replace(AFTER, name="x"), replace(AFTER, backend="x"), replace(AFTER, created_at=1)],
+        [
+            replace(AFTER, name="x"),
+            replace(AFTER, algorithm=find_algorithm("ES384")),
+            replace(AFTER, created_at=1),
+        ],
     )
     def test_nothing_else_changes(self, store: KeyStore, after: Keyset) -> None:
         add(store, ACTIVE)
-        with pytest.raises(Conflict, match="Only the token rules and the schedule"):
+        with pytest.raises(Conflict, match="keyset demo never change"):
             store.update_keyset(DEMO, after, [], event())
+        assert list(store.keysets()) == [DEMO]
+
+    def test_a_keyset_moves_and_its_keys_stay(self, open_store: Open) -> None:
+        store = open_store()
+        add(store, ACTIVE)
+        versions = [
+            DEMO,
+            replace(DEMO, standby=Standby("kms")),
+            replace(DEMO, standby=Standby("kms", failover_after=5, failback_after=None)),
+            replace(DEMO, backend="kms", standby=Standby("hsm")),
+            replace(DEMO, backend="kms", standby=None),
+        ]
+        for before, after in pairwise(versions):
+            revision = store.revision()
+            store.update_keyset(before, after, [], event())
+            assert list(open_store().keysets()) == [after]
+            assert store.revision() > revision
+        assert stored(store) == {"first": ACTIVE}
+
+    @pytest.mark.parametrize(
+        "theirs",
+        [
+            replace(DEMO, backend="kms"),
+            replace(DEMO, standby=Standby("kms")),
+            replace(DEMO, standby=Standby("kms", failover_after=5)),
+        ],
+    )
+    @pytest.mark.parametrize("first", [DEMO, replace(DEMO, standby=Standby("other"))])
+    def test_a_move_meanwhile_conflicts(
+        self, store: KeyStore, first: Keyset, theirs: Keyset
+    ) -> None:
+        store.add_keyset(first, ACTIVE)
+        store.update_keyset(first, theirs, [], event("theirs"))
+        with pytest.raises(Conflict, match="keyset demo was changed by another"):
+            store.update_keyset(first, replace(first, rules=self.AFTER.rules), [], event())
+        assert list(store.keysets()) == [theirs]
 
     def test_an_unknown_keyset(self, store: KeyStore) -> None:
         with pytest.raises(Conflict):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from threading import RLock
 
 from kmsjwks.domain.algorithms import ALGORITHMS, Algorithm
@@ -12,6 +13,7 @@ from kmsjwks.domain.errors import (
     BackendError,
     BackendUnavailable,
     KeyNotFound,
+    KeyPendingDeletion,
     UnsupportedAlgorithm,
 )
 from kmsjwks.domain.ports import BackendKey, BackendStatus, Evidence
@@ -33,7 +35,8 @@ class FakeBackend:
     """Implements ``kmsjwks.domain.ports.KeyBackend`` with software keys. Thread-safe.
 
     As a token does, it forgets a destroyed key wholly: the same ``request_id`` then gives a new
-    key under the same reference. ``break_with`` makes every later call fail.
+    key under the same reference. With a ``deletion_window`` the key waits for that long, serves
+    nothing, and can be brought back. ``break_with`` makes every later call fail.
     """
 
     def __init__(
@@ -41,9 +44,11 @@ class FakeBackend:
         algorithms: frozenset[Algorithm] = frozenset(ALGORITHMS),
         *,
         clock: Callable[[], datetime] = _now,
+        deletion_window: timedelta | None = None,
     ) -> None:
         self._algorithms = algorithms
         self._clock = clock
+        self._window = deletion_window
         self._lock = RLock()
         self._keys: dict[str, SoftwareKey] = {}
         self._destroyed: dict[str, datetime] = {}
@@ -60,7 +65,7 @@ class FakeBackend:
             self._refuse_if_broken()
             if alg not in self._algorithms:
                 raise UnsupportedAlgorithm(f"The fake backend does not offer {alg.id}.")
-            key = self._keys.get(ref)
+            key = self._held(ref)
             if key is None:
                 key = self._keys[ref] = SoftwareKey.generate(alg)
                 self._destroyed.pop(ref, None)
@@ -77,7 +82,11 @@ class FakeBackend:
     def list_keys(self) -> Iterator[BackendKey]:
         with self._lock:
             self._refuse_if_broken()
-            found = [BackendKey(ref, key.algorithm, key.spki) for ref, key in self._keys.items()]
+            found = [
+                BackendKey(ref, key.algorithm, key.spki)
+                for ref, key in self._keys.items()
+                if ref not in self._destroyed
+            ]
         return iter(found)
 
     def sign(self, key: BackendKey, message: bytes) -> bytes:
@@ -101,11 +110,15 @@ class FakeBackend:
     def destroy_key(self, ref: str) -> datetime:
         with self._lock:
             self._refuse_if_broken()
-            self._keys.pop(ref, None)
-            return self._destroyed.setdefault(ref, self._clock())
+            if self._window is None:
+                self._keys.pop(ref, None)
+            return self._destroyed.setdefault(ref, self._clock() + (self._window or timedelta(0)))
 
     def cancel_destruction(self, ref: str) -> None:
-        self._find(ref)
+        with self._lock:
+            with suppress(KeyPendingDeletion):
+                self._find(ref)
+            self._destroyed.pop(ref, None)
 
     def check(self) -> None:
         with self._lock:
@@ -133,7 +146,21 @@ class FakeBackend:
     def _find(self, ref: str) -> SoftwareKey:
         with self._lock:
             self._refuse_if_broken()
-            key = self._keys.get(ref)
+            key = self._held(ref)
         if key is None:
             raise KeyNotFound(f"The fake backend holds no key {ref!r}.")
         return key
+
+    def _held(self, ref: str) -> SoftwareKey | None:
+        """The key, or None where there is none or its destruction is irreversible.
+
+        Raises:
+            KeyPendingDeletion: its destruction is not irreversible yet.
+        """
+        key, gone_at = self._keys.get(ref), self._destroyed.get(ref)
+        if key is None or gone_at is None:
+            return key
+        if self._clock() < gone_at:
+            raise KeyPendingDeletion(f"The key {ref} is destroyed at {gone_at.isoformat()}.")
+        del self._keys[ref]
+        return None

@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from alembic import command
 from sqlalchemy import Engine, text
 
 from kmsjwks.domain.errors import ConfigurationError, StoreUnavailable
 from kmsjwks.domain.ports import LifecycleEvent
-from kmsjwks.storage import postgresql, psycopg_connection
+from kmsjwks.storage import postgresql, psycopg_connection, writes
 from kmsjwks.storage.engine import make_engine
 from kmsjwks.storage.keystore import SqlKeyStore
-from kmsjwks.storage.migration import ADVISORY_KEY, migrate
+from kmsjwks.storage.migration import ADVISORY_KEY, HEAD, alembic_config, migrate
 from kmsjwks.storage.transactions import reading, writing
 from tests.contract.test_key_store import ES256, NOW, key_of, keyset_named
 from tests.support.postgres import PASSWORD, PostgresServer
@@ -76,7 +77,7 @@ class TestEngine:
         for _ in range(3):
             store.revision()
         with store.planner_lock():
-            pass
+            time.sleep(0.01)
         deadline = time.monotonic() + 5
         query = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'kmsjwks'"
         while postgres_server.execute(query) != [(0,)]:
@@ -255,9 +256,37 @@ def test_a_migration_waits_for_another(postgres_url: str, engine: Engine) -> Non
         thread.start()
         time.sleep(0.6)
         assert thread.is_alive()
-        connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
+        connection.execute(text(f"UPDATE alembic_version SET version_num = '{HEAD}'"))
     thread.join(10)
     SqlKeyStore(engine).check()
+
+
+def test_a_migration_waits_for_a_change_of_keys(postgres_url: str) -> None:
+    """One of the version before, that has written a key and goes on to its keyset."""
+    engine = make_engine(postgres_url)
+    with writing(engine) as connection:
+        command.upgrade(alembic_config(connection), "0002")
+    with writing(engine) as connection:
+        writes.bump_revision(connection)
+        connection.execute(text("UPDATE keys SET hold = true"))
+        thread = threading.Thread(target=migrate, args=(make_engine(postgres_url),))
+        thread.start()
+        while thread.is_alive() and not waits_for_a_lock(engine):
+            time.sleep(0.01)
+        connection.execute(text("UPDATE keysets SET name = name"))
+    thread.join(10)
+    SqlKeyStore(engine).check()
+
+
+def waits_for_a_lock(engine: Engine) -> bool:
+    with reading(engine) as connection:
+        found = connection.execute(
+            text(
+                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() "
+                "AND wait_event_type = 'Lock'"
+            )
+        )
+        return found.first() is not None
 
 
 def test_truncate_is_refused(engine: Engine) -> None:

@@ -12,11 +12,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, insert, inspect, text, update
+from sqlalchemy import Engine, insert, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from kmsjwks.domain.errors import StoreUnavailable
-from kmsjwks.domain.keys import KeyState
+from kmsjwks.domain.keys import KeyState, Standby
+from kmsjwks.domain.ports import LifecycleEvent
 from kmsjwks.domain.timing import RotationSchedule
 from kmsjwks.storage import rows, schema
 from kmsjwks.storage.engine import make_engine
@@ -86,10 +87,11 @@ class TestMigration:
             schema.metadata.create_all(connection)
         assert described(engine) == migrated
 
-    def test_what_0001_stored_is_kept(self, empty: Engine) -> None:
-        """Rows as the first release wrote them."""
+    @pytest.mark.parametrize("release", ["0001", "0002"])
+    def test_what_earlier_releases_stored_is_kept(self, empty: Engine, release: str) -> None:
+        """Rows as the releases wrote them, with the defaults of then."""
         with writing(empty) as connection:
-            command.upgrade(alembic_config(connection), "0001")
+            command.upgrade(alembic_config(connection), release)
             keyset, key = keyset_named("demo"), key_of(keyset_named("demo"))
             for table, row in (
                 (schema.keysets, rows.keyset_to_row(keyset)),
@@ -102,8 +104,10 @@ class TestMigration:
         migrate(empty)
         store = SqlKeyStore(empty)
         store.check()
-        assert list(store.keysets()) == [replace(keyset, schedule=RotationSchedule())]
+        assert list(store.keysets()) == [replace(keyset, schedule=RotationSchedule(), standby=None)]
         assert list(store.keys()) == [key]
+        with pytest.raises(IntegrityError, match="cannot be active"), writing(empty) as connection:
+            connection.execute(text("UPDATE keys SET private_destroyed_at = 1"))
 
     def test_head_is_the_newest_packaged_revision(self, engine: Engine) -> None:
         with reading(engine) as connection:
@@ -209,6 +213,10 @@ class TestRowsOfOtherVersions:
             "UPDATE keysets SET rules = '[]'",
             "UPDATE keysets SET schedule = '{'",
             "UPDATE keysets SET schedule = '[]'",
+            "UPDATE keysets SET standby = '{'",
+            "UPDATE keysets SET standby = '[]'",
+            "UPDATE keysets SET standby = '{}'",
+            'UPDATE keysets SET standby = \'{"backend": "kms", "of_a_later_version": 1}\'',
             "UPDATE keysets SET schedule = '{\"of_a_later_version\": 1}'",
             'UPDATE keysets SET rules = \'{"issuer": "i", "of_a_later_version": 1}\'',
         ],
@@ -221,6 +229,22 @@ class TestRowsOfOtherVersions:
             connection.exec_driver_sql(change)
         with pytest.raises(StoreUnavailable, match="cannot read the keyset demo"):
             store.keysets()
+
+    def test_a_standby_of_a_later_version_is_not_written_over(
+        self, engine: Engine, store: SqlKeyStore
+    ) -> None:
+        keyset = keyset_named("demo")
+        store.add_keyset(keyset, key_of(keyset))
+        later = '{"backend": "kms", "of_a_later_version": 1}'
+        with writing(engine) as connection:
+            connection.execute(update(schema.keysets).values(standby=later))
+        after = replace(keyset, standby=Standby("kms"))
+        with pytest.raises(StoreUnavailable, match="cannot read the keyset demo"):
+            store.update_keyset(
+                keyset, after, [], LifecycleEvent(NOW, "tester", "demo", None, "moved")
+            )
+        with reading(engine) as connection:
+            assert connection.scalar(select(schema.keysets.c.standby)) == later
 
     def test_rules_that_were_not_written_have_their_defaults(
         self, engine: Engine, store: SqlKeyStore

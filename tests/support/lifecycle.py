@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from kmsjwks.domain import rotation
@@ -13,10 +13,12 @@ from kmsjwks.domain.keys import Key, Keyset, KeyState
 from kmsjwks.domain.timing import InstallationTiming, RotationSchedule
 from kmsjwks.domain.tokens import TokenRules
 from kmsjwks.services.acting import Actor
+from kmsjwks.services.failover import FailoverOptions, FailoverService
 from kmsjwks.services.faultpoints import FaultPoints
 from kmsjwks.services.keymaking import KeyMaker
 from kmsjwks.services.keysets import KeysetService, KeysetSpec
-from kmsjwks.services.lifecycle import KeyService
+from kmsjwks.services.lifecycle import KeyService, KeyServiceOptions
+from kmsjwks.services.migration import MigrationService
 from kmsjwks.services.planning import Planner, PlannerOptions, TickReport, Visible
 from kmsjwks.storage.engine import make_engine
 from kmsjwks.storage.keystore import SqlKeyStore
@@ -71,13 +73,22 @@ class Lab:
         self.backend = FakeBackend(
             clock=lambda: datetime.fromtimestamp(self.clock.seconds, UTC),
         )
-        backends = {"fake": self.backend}
+        self.other = FakeBackend(
+            clock=lambda: datetime.fromtimestamp(self.clock.seconds, UTC),
+            deletion_window=timedelta(days=7),
+        )
+        backends = {"fake": self.backend, "other": self.other}
         faults = FaultPoints(self.crashes)
         self.store = SqlKeyStore(engine)
         self.maker = KeyMaker(self.store, backends, self.clock, faults)
-        self.keysets = KeysetService(self.store, backends, self.maker, self.clock, self.timing)
+        gated = visible is not None
+        self.migration = MigrationService(self.store, backends, self.clock, self.timing, faults)
+        self.keysets = KeysetService(self.store, backends, self.maker, self.clock, self.migration)
         self.service = KeyService(
-            self.store, self.maker, self.clock, self.timing, gated=visible is not None
+            self.store, backends, self.maker, self.clock, KeyServiceOptions(self.timing, gated)
+        )
+        self.failover = FailoverService(
+            self.store, backends, self.clock, FailoverOptions(self.timing, gated, faults)
         )
         options = PlannerOptions(self.timing, visible, faults)
         self.planner = Planner(self.store, backends, self.maker, self.clock, options)

@@ -23,13 +23,18 @@ class LastingBackend(FakeBackend):
 
 def install_backend_type(patch: pytest.MonkeyPatch, backend: FakeBackend) -> None:
     """Make ``backend`` what the configuration's type "fake" opens."""
+    install_backends(patch, {"fake": backend})
+
+
+def install_backends(patch: pytest.MonkeyPatch, backends: Mapping[str, FakeBackend]) -> None:
+    """The same for several, by the names that the configuration gives them."""
 
     class Factory:
         def parse(self, name: str, options: Mapping[str, object], context: BackendContext) -> Any:
-            return name
+            return name if name in backends else next(iter(backends))
 
         def open(self, settings: Any, hooks: ServerHooks | None) -> FakeBackend:
-            return backend
+            return backends[settings]
 
     point = SimpleNamespace(name="fake", load=lambda: Factory)
     patch.setattr(bootstrap, "entry_points", lambda group: [point])

@@ -32,7 +32,8 @@ def test_the_table_holds_what_the_service_promises() -> None:
         for suffix in ("", "-3072", "-4096")
     }
     assert {a.id for a in ALGORITHMS} == rsa | {
-        *("ES256", "ES384", "ES512", "ES256K", "Ed25519", "Ed448")
+        *("ES256", "ES384", "ES512", "ES256K", "Ed25519", "Ed448"),
+        *("ML-DSA-44", "ML-DSA-65", "ML-DSA-87"),
     }
     assert len({a.id for a in ALGORITHMS}) == len(ALGORITHMS)
 
@@ -85,14 +86,31 @@ def test_signature_bytes_is_the_length_of_a_real_signature(row: Algorithm) -> No
     assert len(shared_key(row).sign(b"message")) == row.signature_bytes
 
 
-@pytest.mark.parametrize("row", ALGORITHMS, ids=str)
+@pytest.mark.parametrize(
+    ("name", "key_bytes", "signature_bytes"),
+    [("ML-DSA-44", 1312, 2420), ("ML-DSA-65", 1952, 3309), ("ML-DSA-87", 2592, 4627)],
+)
+def test_ml_dsa_rows_say_what_rfc_9964_section_5_says(
+    name: str, key_bytes: int, signature_bytes: int
+) -> None:
+    row = find_algorithm(name)
+    assert (row.jose, row.kty, row.scheme) == (name, "AKP", Scheme.ML_DSA)
+    assert (row.hash, row.curve, row.curve_oid) == (None, None, None)
+    assert (row.key_bits, row.signature_bytes) == (8 * key_bytes, signature_bytes)
+
+
+@pytest.mark.parametrize("row", [a for a in ALGORITHMS if a.kty != "AKP"], ids=str)
 def test_mechanism_names_exist_in_pkcs11(row: Algorithm) -> None:
     assert row.pkcs11_mechanism in pkcs11.Mechanism.__members__
     assert row.pkcs11_keygen in pkcs11.Mechanism.__members__
 
 
+def test_no_pkcs11_mechanism_is_named_for_ml_dsa() -> None:
+    assert {(a.pkcs11_mechanism, a.pkcs11_keygen) for a in _by_kty("AKP")} == {(None, None)}
+
+
 def test_the_default_pss_and_ecdsa_mechanisms_are_the_prehashed_ones() -> None:
-    assert {a.pkcs11_mechanism for a in ALGORITHMS} == {
+    assert {a.pkcs11_mechanism for a in ALGORITHMS if a.pkcs11_mechanism} == {
         *("RSA_PKCS", "RSA_PKCS_PSS", "ECDSA", "EDDSA")
     }
 
@@ -109,6 +127,9 @@ def test_the_default_pss_and_ecdsa_mechanisms_are_the_prehashed_ones() -> None:
         ("ES256K", "ECC_SECG_P256K1", "ECDSA_SHA_256"),
         ("Ed25519", "ECC_NIST_EDWARDS25519", "ED25519_SHA_512"),
         ("Ed448", None, None),
+        ("ML-DSA-44", "ML_DSA_44", "ML_DSA_SHAKE_256"),
+        ("ML-DSA-65", "ML_DSA_65", "ML_DSA_SHAKE_256"),
+        ("ML-DSA-87", "ML_DSA_87", "ML_DSA_SHAKE_256"),
     ],
 )
 def test_kms_names(name: str, spec: str | None, signing: str | None) -> None:
@@ -117,7 +138,9 @@ def test_kms_names(name: str, spec: str | None, signing: str | None) -> None:
 
 
 def test_only_these_are_kept_out_of_the_default_document() -> None:
-    assert {a.id for a in ALGORITHMS if a.breaks_clients} == {"ES256K", "Ed448"}
+    assert {a.id for a in ALGORITHMS if a.breaks_clients} == {
+        *("ES256K", "Ed448", "ML-DSA-44", "ML-DSA-65", "ML-DSA-87")
+    }
 
 
 @pytest.mark.parametrize("row", ALGORITHMS, ids=str)
@@ -160,6 +183,8 @@ def test_aliases(name: str, bits: int | None, curve: str | None, found: str) -> 
         ("EdDSA", None, "X25519"),
         ("Ed25519", None, "Ed448"),
         ("RS256", None, "P-256"),
+        ("ML-DSA", None, None),
+        ("ML-DSA-44", 2048, None),
     ],
 )
 def test_what_is_not_in_the_table_is_refused(

@@ -21,7 +21,8 @@ from kmsjwks.services.auditedstore import AuditedKeyStore
 from kmsjwks.services.faultpoints import FaultPoints
 from kmsjwks.services.keymaking import KeyMaker
 from kmsjwks.services.keysets import KeysetService
-from kmsjwks.services.lifecycle import KeyService
+from kmsjwks.services.lifecycle import KeyService, KeyServiceOptions
+from kmsjwks.services.migration import MigrationService
 from kmsjwks.services.planning import Planner, PlannerOptions
 from tests.support.lifecycle import DAY, Lab, spec
 from tests.unit.test_audit import RECORD
@@ -64,8 +65,11 @@ class AuditedLab(Lab):
         store: KeyStore = AuditedKeyStore(self.store, trail)
         backends: dict[str, KeyBackend] = {"fake": AuditedBackend("fake", self.backend, trail)}
         self.maker = KeyMaker(store, backends, self.clock, faults)
-        self.keysets = KeysetService(store, backends, self.maker, self.clock, self.timing)
-        self.service = KeyService(store, self.maker, self.clock, self.timing, gated=False)
+        self.migration = MigrationService(store, backends, self.clock, self.timing, faults)
+        self.keysets = KeysetService(store, backends, self.maker, self.clock, self.migration)
+        self.service = KeyService(
+            store, backends, self.maker, self.clock, KeyServiceOptions(self.timing, gated=False)
+        )
         options = PlannerOptions(self.timing, None, faults)
         self.planner = Planner(store, backends, self.maker, self.clock, options)
 

@@ -9,14 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from kmsjwks.domain.explanation import (
-    Date,
-    effect_of_early_takeover,
-    effects_of_compromise,
-    explain,
-    moment,
-)
-from kmsjwks.domain.keys import Key, KeyState
+from kmsjwks.domain import migration
+from kmsjwks.domain.effects import effect_of_early_takeover, effects_of_compromise
+from kmsjwks.domain.explanation import Date, explain, moment
+from kmsjwks.domain.keys import Key, Keyset, KeyState, Standby
 from kmsjwks.domain.rotation import HandOver, Schedule, plan
 from kmsjwks.domain.timing import DAY, total
 from tests.unit.test_rotation import (
@@ -191,3 +187,74 @@ def test_a_spare_that_is_too_young_is_warned_of() -> None:
     warning = effect_of_early_takeover(KEYSET, SPARE, NOW)
     assert warning is not None
     assert moment(T0 + DAY) in warning
+
+
+STANDBY = replace(SPARE, kid="there", backend="kms")
+WITH_STANDBY = replace(KEYSET, standby=Standby("kms", 90, 7200))
+
+
+def _stands_by(keyset: Keyset, keys: list[Key], kid: str) -> str:
+    (shown,) = [one for one in explain(keyset, keys, TIMING, NOW, gated=False) if one.kid == kid]
+    (date,) = [date for date in shown.dates if date.what == "stands by"]
+    assert date.at is None
+    return date.why
+
+
+def test_a_standby_s_spare_waits_for_a_failure() -> None:
+    keys = [ACTIVE, SPARE, STANDBY]
+    why = _stands_by(WITH_STANDBY, keys, "there")
+    assert why == (
+        "in kms: takes over when softhsm fails and has been down for 90 s; "
+        f"known to every verifier from {moment(T0 + DAY)}"
+    )
+    on_command = replace(WITH_STANDBY, standby=Standby("kms", None, None))
+    assert "in kms: takes over on command only" in _stands_by(on_command, keys, "there")
+    # The other goes on as ever.
+    shown = explain(WITH_STANDBY, keys, TIMING, NOW, gated=False)
+    (date,) = [d for one in shown if one.kid == "new" for d in one.dates if "activated" in d.what]
+    assert date.at == DUE
+
+
+def test_after_a_failover_the_primary_s_spare_stands_by() -> None:
+    keys = [replace(ACTIVE, backend="kms"), STANDBY, SPARE]
+    assert "in softhsm: takes over when softhsm has been up again for 2 h" in _stands_by(
+        WITH_STANDBY, keys, "new"
+    )
+    coming_back = [keys[0], STANDBY, _scheduled(NOW + TIMING.notice)]
+    shown = explain(WITH_STANDBY, coming_back, TIMING, NOW, gated=False)
+    (date,) = [d for one in shown if one.kid == "new" for d in one.dates if "activated" in d.what]
+    assert date.at == NOW + TIMING.notice
+
+
+def test_a_spare_that_is_left_behind_by_a_migration() -> None:
+    moving = replace(KEYSET, backend="kms")
+    assert "which the keyset leaves; retired once kms signs" in _stands_by(
+        moving, [ACTIVE, SPARE, STANDBY], "new"
+    )
+
+
+def test_the_stages_of_a_migration() -> None:
+    moving = replace(KEYSET, backend="kms")
+    scheduled = replace(_scheduled(kid="there"), backend="kms")
+    moved = replace(ACTIVE, kid="there", backend="kms")
+
+    def at(keyset: Keyset, *keys: Key) -> str:
+        return migration.progress(keyset, keys, NOW).stage
+
+    assert at(KEYSET, ACTIVE, SPARE) == "settled"
+    assert at(moving, ACTIVE, SPARE) == "no-key-yet"
+    assert at(moving, ACTIVE, SPARE, STANDBY) == "published"
+    assert at(moving, ACTIVE, SPARE, scheduled) == "scheduled"
+    assert at(moving, moved, _deactivated()) == "retiring"
+    assert at(moving, moved, replace(_deactivated(), state=KeyState.DESTROYED)) == "settled"
+
+
+def test_a_backend_s_own_waiting_window() -> None:
+    end = NOW + 7 * DAY
+    waits = _deactivated(destroy_at=NOW - 10, private_destroyed_at=end)
+    date = _dates([ACTIVE, SPARE, waits], "gone")["irreversible from"]
+    assert date.at == end
+    assert f"can be cancelled until {moment(end)}" in date.why
+    bad = replace(waits, state=KeyState.COMPROMISED)
+    assert "cancelled" not in _dates([ACTIVE, SPARE, bad], "gone")["irreversible from"].why
+    assert "private half destroyed" in _dates([ACTIVE, SPARE, waits], "gone", end)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,14 +23,19 @@ from hypothesis import strategies as st
 from joserfc.jwk import import_key
 from jwcrypto.jwk import JWK  # type: ignore[import-untyped]
 
+from kmsjwks.domain import strictjson
 from kmsjwks.domain.algorithms import ALGORITHMS, Algorithm, find_algorithm
+from kmsjwks.domain.documents import is_key_of_its_kid
 from kmsjwks.domain.errors import BackendError, BackendProtocolError, PrivateMaterialRefused
 from kmsjwks.domain.jwk import key_id, load_public_key, public_jwk, refuse_private_members
-from tests.fakes.software import CURVES, SoftwareKey
+from tests.fakes.software import CURVES, MlDsaPrivateKey, SoftwareKey
 from tests.unit import rfc_vectors as rfc
 from tests.unit.shared_keys import KEY_KINDS, shared_key
 
 EC_ROWS = [a for a in ALGORITHMS if a.kty == "EC"]
+AKP_ROWS = [a for a in ALGORITHMS if a.kty == "AKP"]
+KNOWN_ELSEWHERE = [a for a in ALGORITHMS if a.kty != "AKP"]  # joserfc, PyJWT and jwcrypto: no AKP
+MAX_DOCUMENT_BYTES = 50 * 1024
 COORDINATE_BYTES = {"P-256": 32, "P-384": 48, "P-521": 66, "secp256k1": 32}  # RFC 7518 6.2.1.2
 # RFC 7518 sections 6.2.2, 6.3.2 and 6.4.1, and RFC 9964, copied from the documents.
 PRIVATE_NAMES = ("d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv")
@@ -44,6 +51,14 @@ def _same_key_elsewhere(jwk: dict[str, str]) -> Iterator[bytes]:
     yield _spki_of(import_key(dict(jwk)).public_key)
     yield _spki_of(jwt.PyJWK(dict(jwk)).key)
     yield _spki_of(load_pem_public_key(JWK(**jwk).export_to_pem()))
+
+
+def _thumbprint_elsewhere(jwk: dict[str, str]) -> str:
+    if jwk["kty"] != "AKP":
+        return str(JWK(**jwk).thumbprint())
+    required = f'{{"alg":"{jwk["alg"]}","kty":"AKP","pub":"{jwk["pub"]}"}}'  # RFC 9964 section 6
+    digest = hashlib.sha256(required.encode()).digest()
+    return urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def _short_coordinates(row: Algorithm) -> tuple[SoftwareKey, SoftwareKey]:
@@ -84,6 +99,43 @@ def test_rfc_8037_appendix_a_1_to_a_3() -> None:
     }
 
 
+@pytest.mark.parametrize("name", rfc.RFC9964_THUMBPRINTS)
+def test_rfc_9964_appendix_a_1(name: str) -> None:
+    jwk = public_jwk(rfc.ml_dsa_spki(name, rfc.RFC9964_SEED), find_algorithm(name))
+    assert jwk["kid"] == rfc.RFC9964_THUMBPRINTS[name]
+    assert (jwk["kty"], jwk["alg"], jwk["use"]) == ("AKP", name, "sig")
+    if name == "ML-DSA-44":  # RFC 9964 section 3 prints both ends of it
+        assert jwk["pub"].startswith("unH59k4Ru")
+        assert jwk["pub"].endswith("DZgbTP07e7gEWzw4MFRrndjbDQ")
+
+
+@pytest.mark.parametrize("row", AKP_ROWS, ids=str)
+def test_pub_is_the_raw_public_key_and_nothing_else(row: Algorithm) -> None:
+    key = shared_key(row)
+    raw = key.private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    pub = rfc.decode(public_jwk(key.spki, row)["pub"])
+    assert pub == raw
+    assert len(pub) * 8 == row.key_bits
+
+
+def test_two_of_the_largest_keys_fit_into_a_document() -> None:
+    row = find_algorithm("ML-DSA-87")
+    keys = [public_jwk(shared_key(row, serial).spki, row) for serial in (0, 1)]
+    assert 2 * 2592 < len(strictjson.dumps({"keys": keys})) < MAX_DOCUMENT_BYTES
+
+
+@pytest.mark.parametrize("row", KEY_KINDS, ids=str)
+def test_a_published_key_is_recognised_by_its_kid(row: Algorithm) -> None:
+    one, other = (public_jwk(shared_key(row, serial).spki, row) for serial in (0, 1))
+    assert is_key_of_its_kid(one)
+    assert not is_key_of_its_kid({**other, "kid": one["kid"]})
+
+
+def test_an_ml_dsa_key_under_another_alg_is_not_the_key_of_its_kid() -> None:
+    jwk = public_jwk(shared_key(AKP_ROWS[0]).spki, AKP_ROWS[0])
+    assert not is_key_of_its_kid({**jwk, "alg": AKP_ROWS[1].jose})
+
+
 @pytest.mark.parametrize("example", rfc.SIGNED_EXAMPLES, ids=str)
 def test_keys_of_the_rfcs_come_out_as_printed(example: rfc.SignedExample) -> None:
     jwk = public_jwk(example.spki, find_algorithm(example.algorithm_id))
@@ -93,7 +145,8 @@ def test_keys_of_the_rfcs_come_out_as_printed(example: rfc.SignedExample) -> Non
 @pytest.mark.parametrize("row", ALGORITHMS, ids=str)
 def test_members_are_exactly_the_public_ones(row: Algorithm) -> None:
     jwk = public_jwk(shared_key(row).spki, row)
-    public = {"RSA": {"n", "e"}, "EC": {"crv", "x", "y"}, "OKP": {"crv", "x"}}[row.kty]
+    names = {"RSA": "n e", "EC": "crv x y", "OKP": "crv x", "AKP": "pub"}[row.kty]
+    public = set(names.split())
     assert set(jwk) == {"kty", "kid", "alg", "use"} | public
     assert (jwk["kty"], jwk["alg"], jwk["use"]) == (row.kty, row.jose, "sig")
     assert jwk.get("crv") == row.curve
@@ -101,7 +154,7 @@ def test_members_are_exactly_the_public_ones(row: Algorithm) -> None:
     refuse_private_members([jwk])
 
 
-@pytest.mark.parametrize("row", ALGORITHMS, ids=str)
+@pytest.mark.parametrize("row", KNOWN_ELSEWHERE, ids=str)
 def test_other_libraries_read_the_same_key(row: Algorithm) -> None:
     key = shared_key(row)
     for spki in _same_key_elsewhere(public_jwk(key.spki, row)):
@@ -109,6 +162,12 @@ def test_other_libraries_read_the_same_key(row: Algorithm) -> None:
 
 
 @pytest.mark.parametrize("row", ALGORITHMS, ids=str)
+def test_kid_is_the_thumbprint(row: Algorithm) -> None:
+    jwk = public_jwk(shared_key(row).spki, row)
+    assert jwk["kid"] == _thumbprint_elsewhere(jwk)
+
+
+@pytest.mark.parametrize("row", KNOWN_ELSEWHERE, ids=str)
 def test_kid_is_the_thumbprint_that_others_compute(row: Algorithm) -> None:
     spki = shared_key(row).spki
     jwk = public_jwk(spki, row)
@@ -178,12 +237,19 @@ def test_symmetric_keys_are_refused() -> None:
         refuse_private_members([{"kty": "oct", "kid": "shared"}])
 
 
+def _private_jwk(key: SoftwareKey) -> dict[str, str]:
+    if isinstance(key.private, MlDsaPrivateKey):
+        seed = urlsafe_b64encode(key.private.private_bytes_raw()).rstrip(b"=").decode()
+        return {**public_jwk(key.spki, key.algorithm), "priv": seed}  # RFC 9964 section 4
+    pem = key.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    exported: dict[str, str] = json.loads(JWK.from_pem(pem).export_private())
+    return exported
+
+
 @pytest.mark.parametrize("row", KEY_KINDS, ids=str)
 def test_a_private_jwk_of_any_kind_is_refused(row: Algorithm) -> None:
-    private = shared_key(row).private.private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    )
-    exported = json.loads(JWK.from_pem(private).export_private())
+    exported = _private_jwk(shared_key(row))
+    assert not set(PRIVATE_NAMES).isdisjoint(exported)
     with pytest.raises(PrivateMaterialRefused):
         refuse_private_members(iter([exported]))
 
@@ -234,7 +300,7 @@ def test_a_damaged_key_is_refused_or_still_a_key_of_its_kind(
     except BackendProtocolError:
         return
     assert set(jwk) == set(public_jwk(shared_key(row).spki, row))
-    assert jwk["kid"] == JWK(**jwk).thumbprint()
+    assert jwk["kid"] == _thumbprint_elsewhere(jwk)
 
 
 @pytest.mark.parametrize("exponent", [3, 17, 257, 65535])

@@ -10,10 +10,13 @@ from typing import Any
 
 import jwt
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import mldsa, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
 from hypothesis import strategies as st
 from joserfc import jws as joserfc_jws
-from joserfc.jwk import import_key
+from joserfc.jwk import RSAKey, import_key
 from jwcrypto.jwk import JWK  # type: ignore[import-untyped]
 from jwcrypto.jws import JWS  # type: ignore[import-untyped]
 
@@ -28,9 +31,11 @@ from kmsjwks.domain.jwk import public_jwk
 from kmsjwks.domain.jws import MAX_TOKEN_BYTES, ExternalSign, JwsSigner, read_compact
 from kmsjwks.domain.signatures import der_from_raw, make_verifier
 from tests.fakes.software import SoftwareKey
+from tests.unit import rfc_vectors as rfc
 from tests.unit.rfc_vectors import SIGNED_EXAMPLES, SignedExample, decode
 from tests.unit.shared_keys import shared_key
 
+KNOWN_ELSEWHERE = [a for a in ALGORITHMS if a.kty != "AKP"]  # PyJWT, joserfc, jwcrypto: no AKP
 CLAIMS = {"iss": "https://issuer.example", "n": 2**70, "name": "Zoë"}
 PAYLOAD = json.dumps(CLAIMS, ensure_ascii=False, separators=(",", ":")).encode()
 ES256 = find_algorithm("ES256")
@@ -46,7 +51,7 @@ def _encode(data: bytes) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # joserfc, of RFC 9864
-@pytest.mark.parametrize("row", ALGORITHMS, ids=str)
+@pytest.mark.parametrize("row", KNOWN_ELSEWHERE, ids=str)
 def test_every_algorithm_verifies_with_four_libraries(row: Algorithm) -> None:
     key = shared_key(row)
     jwk = public_jwk(key.spki, row)
@@ -67,7 +72,58 @@ def test_every_algorithm_verifies_with_four_libraries(row: Algorithm) -> None:
     assert make_verifier(row, key.spki)(signing_input, signature)
 
 
-@pytest.mark.parametrize("row", ALGORITHMS, ids=str)
+@pytest.mark.parametrize("row", [a for a in ALGORITHMS if a.kty == "AKP"], ids=str)
+def test_ml_dsa_verifies_with_pyca_from_the_jwk_alone(row: Algorithm) -> None:
+    key = shared_key(row)
+    jwk = public_jwk(key.spki, row)
+    token = _signer(key).compact({"typ": "JWT"}, PAYLOAD)
+    header, payload, signing_input, signature = read_compact(token)
+    assert header == {"typ": "JWT", "alg": row.jose, "kid": jwk["kid"]}
+    assert payload == PAYLOAD
+    assert len(signature) == row.signature_bytes
+    read = getattr(mldsa, f"MLDSA{row.jose[-2:]}PublicKey").from_public_bytes(decode(jwk["pub"]))
+    read.verify(signature, signing_input)
+    with pytest.raises(InvalidSignature):
+        read.verify(signature, signing_input, b"context")
+    with pytest.raises(InvalidSignature):
+        read.verify(signature, signing_input + b"A")
+
+
+def test_the_jws_of_rfc_9964_appendix_a_1_verifies() -> None:
+    row = find_algorithm("ML-DSA-44")
+    spki = rfc.ml_dsa_spki(row.id, rfc.RFC9964_SEED)
+    header, payload, signing_input, signature = read_compact(rfc.RFC9964_ML_DSA_44_JWS)
+    assert header == {"alg": "ML-DSA-44", "kid": public_jwk(spki, row)["kid"]}
+    assert payload == rfc.RFC9964_PAYLOAD
+    verify = make_verifier(row, spki)
+    assert verify(signing_input, signature)
+    assert not verify(signing_input + b"A", signature)
+    ours = JwsSigner(row, public_jwk(spki, row), lambda _: signature, verify)
+    assert ours.compact({}, payload) == rfc.RFC9964_ML_DSA_44_JWS
+
+
+def test_the_bytes_are_those_that_joserfc_serialises() -> None:
+    """Member order, escapes and separators of the header, as in every token issued so far."""
+    key = shared_key(find_algorithm("RS256"))  # deterministic signatures
+    row, jwk = key.algorithm, public_jwk(key.spki, key.algorithm)
+    assert isinstance(key.private, rsa.RSAPrivateKey)
+    pem = key.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    for header in ({}, {"typ": "JWT"}, {"cty": 'Zoë \U0001f511/"', "typ": "at+jwt"}):
+        protected = {**header, "alg": row.jose, "kid": jwk["kid"]}
+        theirs = joserfc_jws.serialize_compact(protected, PAYLOAD, RSAKey.import_key(pem))
+        assert _signer(key).compact(header, PAYLOAD) == theirs
+
+
+def test_a_header_beyond_4096_bytes_is_refused() -> None:
+    wide = "\U0001f511" * 128  # twelve bytes each, once escaped
+    signer = _signer(shared_key(ES256))
+    assert len(signer.compact({"typ": wide}, PAYLOAD).partition(".")[0]) < 4096
+    with pytest.raises(ClaimRejected, match="4096") as caught:
+        signer.compact({"typ": wide, "cty": wide}, PAYLOAD)
+    assert caught.value.member in ("typ", "cty")
+
+
+@pytest.mark.parametrize("row", KNOWN_ELSEWHERE, ids=str)
 def test_a_token_changed_anywhere_fails_elsewhere_too(row: Algorithm) -> None:
     key = shared_key(row)
     head, _, tail = _signer(key).compact({}, PAYLOAD).split(".")

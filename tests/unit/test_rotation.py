@@ -26,6 +26,7 @@ from kmsjwks.domain.rotation import (
     CreateSpare,
     Destroy,
     HandOver,
+    RetireSpare,
     Schedule,
     Step,
     Tighten,
@@ -114,7 +115,7 @@ def test_a_spare_that_is_to_be_destroyed_takes_over_no_more() -> None:
     doomed = replace(doomed, times=replace(doomed.times, destroy_at=DUE + 1))
     assert rotation.spares([doomed]) == []
     assert rotation.signing_key([ACTIVE, doomed], DUE) is ACTIVE
-    assert plan(KEYSET, [ACTIVE, doomed], TIMING, DUE, gated=False) == [CreateSpare()]
+    assert plan(KEYSET, [ACTIVE, doomed], TIMING, DUE, gated=False) == [CreateSpare(KEYSET.backend)]
 
 
 def test_of_two_that_are_due_the_earlier_takes_over_first() -> None:
@@ -126,10 +127,10 @@ def test_of_two_that_are_due_the_earlier_takes_over_first() -> None:
 
 def test_the_replacement_is_the_key_that_signs_already_else_the_oldest() -> None:
     older = _key("older", KeyState.PRE_ACTIVATION, created_at=T0 - 5)
-    assert rotation.replacement([ACTIVE, SPARE, older], DUE) is older
+    assert rotation.replacement([ACTIVE, SPARE, older], DUE, KEYSET.backend) is older
     due = _scheduled()
-    assert rotation.replacement([ACTIVE, due, older], DUE) is due
-    assert rotation.replacement([ACTIVE], DUE) is None
+    assert rotation.replacement([ACTIVE, due, older], DUE, KEYSET.backend) is due
+    assert rotation.replacement([ACTIVE], DUE, KEYSET.backend) is None
 
 
 OVERLAP = total(withdrawal_terms(SCHEDULE, TIMING, KEYSET.rules.max_lifetime))
@@ -154,7 +155,7 @@ ON_DEMAND = replace(KEYSET, schedule=replace(SCHEDULE, period=None))
 @pytest.mark.parametrize(
     ("keyset", "keys", "now", "steps"),
     [
-        (KEYSET, [ACTIVE], T0, [CreateSpare()]),
+        (KEYSET, [ACTIVE], T0, [CreateSpare(KEYSET.backend)]),
         (KEYSET, [ACTIVE, SPARE], T0, [Schedule("new", DUE, "rotation period")]),
         (
             KEYSET,
@@ -164,21 +165,30 @@ ON_DEMAND = replace(KEYSET, schedule=replace(SCHEDULE, period=None))
         ),
         (KEYSET, [SPARE], T0, [Schedule("new", T0 + 86400, "nothing signs")]),
         (KEYSET, [replace(ACTIVE, hold=True), SPARE], T0, []),
-        (KEYSET, [ACTIVE, replace(SPARE, hold=True)], T0, [CreateSpare()]),
+        (KEYSET, [ACTIVE, replace(SPARE, hold=True)], T0, [CreateSpare(KEYSET.backend)]),
         (ON_DEMAND, [ACTIVE, SPARE], DUE, []),
         (KEYSET, REST, DUE - 1, []),
         (
             KEYSET,
             REST,
             DUE,
-            [HandOver("new", "old", DUE, DUE + OVERLAP, "its activation time came"), CreateSpare()],
+            [
+                HandOver("new", "old", DUE, DUE + OVERLAP, "its activation time came"),
+                CreateSpare(KEYSET.backend),
+            ],
         ),
         (KEYSET, [*REST, _scheduled(DUE + 9, "newer")], T0, []),
         (KEYSET, [*REST, replace(SPARE, kid="second")], T0, []),
         (KEYSET, [*REST, replace(SPARE, kid="before")], T0, []),
         (KEYSET, [*REST, _key("bad", KeyState.COMPROMISED)], T0, [Destroy("bad", "compromised")]),
         (KEYSET, [*REST, _key("bad", KeyState.COMPROMISED, hold=True)], T0, []),
-        (KEYSET, [*REST, _key("bad", KeyState.COMPROMISED, private_destroyed_at=T0)], T0, []),
+        (KEYSET, [*REST, _key("bad", KeyState.COMPROMISED, private_destroyed_at=T0 + 1)], T0, []),
+        (
+            KEYSET,
+            [*REST, _key("bad", KeyState.COMPROMISED, private_destroyed_at=T0)],
+            T0,
+            [Destroy("bad", "the backend's waiting window ended")],
+        ),
         (KEYSET, [*REST, _deactivated()], T0 + 20, []),
         (
             KEYSET,
@@ -411,9 +421,10 @@ class Installation(RuleBasedStateMachine):
         self.unknown_until: dict[str, int] = {}  # took over from a compromised key before its time
         self.rotations = 0
 
-    def make(self, now: int) -> Key:
+    def make(self, now: int, backend: str = KEYSET.backend) -> Key:
         self.made += 1
-        return _key(f"k{self.made}", KeyState.PRE_ACTIVATION, created_at=now, published_at=now)
+        key = _key(f"k{self.made}", KeyState.PRE_ACTIVATION, created_at=now, published_at=now)
+        return replace(key, backend=backend)
 
     # What the world does.
 
@@ -521,7 +532,7 @@ class Installation(RuleBasedStateMachine):
     def do(self, step: Step, now: int) -> None:
         keys = self.store.keys
         if isinstance(step, CreateSpare):
-            key = self.make(now)
+            key = self.make(now, step.backend)
             keys[key.kid], self.missing[key.kid] = key, self.t
         elif isinstance(step, Schedule):
             assert step.activate_at >= now + SMALL.notice
@@ -534,6 +545,10 @@ class Installation(RuleBasedStateMachine):
             self.set(keys[step.kid], withdraw_at=step.withdraw_at)
         elif isinstance(step, BeginDestruction):
             self.set(keys[step.kid], destroy_at=step.destroy_at)
+        elif isinstance(step, RetireSpare):
+            stray = keys[step.kid]
+            after = interventions.destruction_begun(self.store.keyset, stray, SMALL, now)
+            self.store.write((stray, after))
         else:
             gone = keys[step.kid]
             times = replace(gone.times, private_destroyed_at=now, destroyed_at=now)
@@ -560,12 +575,12 @@ class Installation(RuleBasedStateMachine):
     @rule(nth=st.integers(0, 2))
     def rotate(self, nth: int) -> None:
         def act(now: int) -> None:
-            waiting = rotation.spares(self.store.all())
+            spare = rotation.next_spare(self.store.keyset, self.store.all())
             active = rotation.active_key(self.store.all())
             assert active is not None
-            if waiting and not active.hold:
-                at = interventions.rotation_date(self.store.keyset, waiting[0], SMALL, now)
-                self.set(waiting[0], activate_at=at)
+            if spare is not None and not active.hold:
+                at = interventions.rotation_date(self.store.keyset, spare, SMALL, now)
+                self.set(spare, activate_at=at)
 
         self.operate(nth, act)
 
@@ -578,7 +593,7 @@ class Installation(RuleBasedStateMachine):
             times = replace(key.times, compromised_at=now)
             changes = [(key, replace(key, state=KeyState.COMPROMISED, times=times))]
             if key.state is KeyState.ACTIVE:
-                spare = rotation.replacement(self.store.all(), now)
+                spare = rotation.replacement(self.store.all(), now, key.backend)
                 if spare is None:
                     return  # the service makes one first
                 changes.append((spare, self.take_over(spare, now)))

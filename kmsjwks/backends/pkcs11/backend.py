@@ -164,7 +164,7 @@ class Pkcs11Backend:
                 data = _DIGEST_INFO[alg.hash] + data
             elif alg.scheme is Scheme.RSASSA_PSS:
                 parameter = _PSS[alg.hash]
-        mechanism = Mechanism[alg.pkcs11_mechanism]
+        mechanism = objects.mechanism(alg.pkcs11_mechanism)
 
         def sign(handle: Any) -> bytes:
             return bytes(handle.sign(data, mechanism=mechanism, mechanism_param=parameter))

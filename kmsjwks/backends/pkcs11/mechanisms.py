@@ -32,7 +32,7 @@ def offered_algorithms(pooled: PooledSession) -> frozenset[Algorithm]:
 
 
 def _size_fits(slot: Any, alg: Algorithm) -> bool:
-    info = slot.get_mechanism_info(Mechanism[alg.pkcs11_keygen])
+    info = slot.get_mechanism_info(objects.mechanism(alg.pkcs11_keygen))
     low, high = info.min_key_length, info.max_key_length
     if not high > 0 or low > high:
         return True  # the module does not say

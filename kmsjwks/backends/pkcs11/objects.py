@@ -36,6 +36,17 @@ _CURVES: dict[str, ec.EllipticCurve] = {
 }
 
 
+def mechanism(name: str | None) -> Mechanism:
+    """A mechanism of the algorithm table.
+
+    Raises:
+        UnsupportedAlgorithm: the row names none.
+    """
+    if name is None:
+        raise UnsupportedAlgorithm("PKCS#11 has no mechanism for this algorithm here.")
+    return Mechanism[name]
+
+
 def key_id_for(request_id: str) -> str:
     """The CKA_ID of a request: 16 bytes in lower-case hex, as random as the request id."""
     return hashlib.sha256(b"kmsjwks\x00" + request_id.encode()).digest()[:16].hex()
@@ -51,9 +62,10 @@ def algorithm_from_label(label: str) -> Algorithm | None:
     if len(parts) != 3 or not label.startswith(LABEL_PREFIX):
         return None
     try:
-        return find_algorithm(parts[1])
+        labelled = find_algorithm(parts[1])
     except UnsupportedAlgorithm:
         return None
+    return labelled if labelled.pkcs11_mechanism else None
 
 
 def curve_parameters(alg: Algorithm) -> bytes:
@@ -102,7 +114,7 @@ def generation_arguments(alg: Algorithm) -> dict[str, Any]:
     return {
         "key_type": _KEY_TYPES[alg.kty],
         "key_length": alg.key_bits if alg.kty == "RSA" else None,
-        "mechanism": Mechanism[alg.pkcs11_keygen],
+        "mechanism": mechanism(alg.pkcs11_keygen),
         "capabilities": MechanismFlag.SIGN | MechanismFlag.VERIFY,
     }
 
@@ -119,7 +131,7 @@ def algorithm_of(public: Any) -> Algorithm:
         return labelled
     kind = public[Attribute.KEY_TYPE]
     for alg in ALGORITHMS:
-        if _KEY_TYPES[alg.kty] is not kind:
+        if _KEY_TYPES.get(alg.kty) is not kind:
             continue
         if alg.kty == "RSA":
             if len(bytes(public[Attribute.MODULUS]).lstrip(b"\x00")) * 8 == alg.key_bits:

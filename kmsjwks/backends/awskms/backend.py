@@ -1,0 +1,158 @@
+"""The KeyBackend over AWS KMS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+
+from kmsjwks.backends.awskms.arns import KeyArn
+from kmsjwks.backends.awskms.creation import Creation
+from kmsjwks.backends.awskms.deletion import Deletion
+from kmsjwks.backends.awskms.evidence import evidence_of
+from kmsjwks.backends.awskms.examination import Examination
+from kmsjwks.backends.awskms.inventory import Inventory, refuse_pending
+from kmsjwks.backends.awskms.keycalls import KeyCalls
+from kmsjwks.backends.awskms.naming import Label, alias_name
+from kmsjwks.backends.awskms.patience import Patience
+from kmsjwks.backends.awskms.regions import Regions
+from kmsjwks.backends.awskms.settings import KmsSettings
+from kmsjwks.backends.awskms.signing import jose_signature, signing_input
+from kmsjwks.domain.algorithms import ALGORITHMS, Algorithm
+from kmsjwks.domain.errors import (
+    BackendDenied,
+    BackendThrottled,
+    KeyNotFound,
+    UnsupportedAlgorithm,
+)
+from kmsjwks.domain.ports import BackendKey, BackendStatus, Evidence, Finding
+
+_OFFERED = frozenset(alg for alg in ALGORITHMS if alg.kms_key_spec is not None)
+
+
+class KmsBackend:
+    """Custody by AWS KMS in one account. Thread-safe, lazy: asks nobody before first use.
+
+    References are key ARNs; aliases are for people only. A multi-Region key is known by the ARN
+    of its primary key and served by whichever configured Region answers first, in their order.
+    """
+
+    def __init__(
+        self,
+        settings: KmsSettings,
+        regions: Regions | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        """``regions`` is closed with this backend."""
+        regions, patience = regions or Regions(settings), patience or Patience()
+        self._settings, self._regions = settings, regions
+        self._calls = KeyCalls(settings, regions)
+        self._inventory = Inventory(self._calls, patience)
+        self._creation = Creation(self._calls, self._inventory, patience)
+        self._deletion = Deletion(self._calls, self._inventory)
+        self._seen: KeyArn | None = None
+
+    @property
+    def algorithms(self) -> frozenset[Algorithm]:
+        """What AWS documents; a Region that lags behind says so when a key is created."""
+        return _OFFERED
+
+    def create_key(self, alg: Algorithm, *, request_id: str, keyset: str = "") -> BackendKey:
+        """As the port says; processes must not make the same request at once.
+
+        A multi-Region key is finished when each configured Region has its replica.
+
+        Raises:
+            BackendUnavailable: the home Region does not answer, whatever the others do, or a
+                replica Region does not. The same request again completes the key.
+        """
+        if alg not in _OFFERED:
+            raise UnsupportedAlgorithm(
+                f"AWS KMS does not offer {alg.id}. It offers: "
+                f"{', '.join(sorted(one.id for one in _OFFERED))}."
+            )
+        label = Label(self._settings.installation, keyset, alg.id, request_id)
+        key = self._creation.ensure(alg, label)
+        self._seen = self._calls.locate(key.ref)
+        return key
+
+    def get_key(self, ref: str) -> BackendKey:
+        """
+        Raises:
+            KeyNotFound, KeyPendingDeletion: also for a key that has not our tags.
+            KeyDisabled: GetPublicKey may refuse a disabled key (AWS KMS API Reference).
+        """
+        return self._inventory.read(ref)
+
+    def list_keys(self) -> Iterator[BackendKey]:
+        """By the tags of the keys in the home Region; none that is pending deletion."""
+        yield from self._inventory.readable()
+
+    def sign(self, key: BackendKey, message: bytes) -> bytes:
+        """One call of Sign, and no other."""
+        arn = self._calls.locate(key.ref)
+        params = signing_input(key, message)
+        asked, answer = self._calls.ask("Sign", arn, params, doing="signing", limited=True)
+        self._seen = arn
+        return jose_signature(answer, asked, key.alg)
+
+    def evidence(self, ref: str) -> Evidence:
+        arn = self._calls.locate(ref)
+        metadata = self._calls.describe(arn)
+        refuse_pending(metadata)
+        return evidence_of(ref, metadata, self._inventory.label(arn), self._settings.endpoint)
+
+    def destroy_key(self, ref: str) -> datetime:
+        """Disabled at once, deleted by AWS KMS after the configured window.
+
+        Raises:
+            BackendDenied: the key is not this installation's.
+            KeyNotFound: not a key ARN. A key that is deleted already is no error.
+        """
+        return self._deletion.destroy(ref)
+
+    def cancel_destruction(self, ref: str) -> None:
+        """Enables the key again, too.
+
+        Raises:
+            KeyNotFound: the key is deleted.
+            BackendDenied: it is not this installation's.
+        """
+        self._deletion.cancel(ref)
+
+    def check(self) -> None:
+        """DescribeKey of a key that was used, else of an alias that need not exist: refusing us
+        that, AWS KMS still answered and knew our credentials. One Region is enough."""
+        try:
+            self._describe_something()
+        except BackendThrottled:
+            return
+        except BackendDenied as error:
+            if type(error) is not BackendDenied:  # about our credentials
+                raise
+
+    def _describe_something(self) -> None:
+        seen = self._seen
+        if seen is not None:
+            try:
+                self._calls.describe(seen)
+            except KeyNotFound:
+                self._seen = None
+            else:
+                return
+        alias = alias_name(self._settings.installation, "health")
+        with suppress(KeyNotFound):
+            self._regions.call_preferred(
+                "DescribeKey", lambda _: {"KeyId": alias}, doing="answering"
+            )
+
+    def examine(self) -> Iterator[Finding]:
+        """For `doctor`: credentials, permissions, quotas. Makes a key and schedules its deletion;
+        raises nothing."""
+        return Examination(self._settings, self._regions).run()
+
+    def status(self) -> BackendStatus:
+        return self._regions.status()
+
+    def close(self) -> None:
+        self._regions.close()

@@ -1,0 +1,219 @@
+"""Which KMS keys of the account are ours, by their tags."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from threading import Lock
+
+from kmsjwks.backends.awskms.arns import KeyArn, parse_key_arn
+from kmsjwks.backends.awskms.keycalls import KeyCalls
+from kmsjwks.backends.awskms.metadata import KeyMetadata
+from kmsjwks.backends.awskms.naming import Label, label_of
+from kmsjwks.backends.awskms.patience import Patience
+from kmsjwks.domain.algorithms import Algorithm, find_algorithm
+from kmsjwks.domain.errors import (
+    BackendDenied,
+    BackendProtocolError,
+    BackendUnavailable,
+    KeyDisabled,
+    KeyNotFound,
+    KeyPendingDeletion,
+    UnsupportedAlgorithm,
+)
+from kmsjwks.domain.jwk import load_public_key
+from kmsjwks.domain.ports import BackendKey
+
+_log = logging.getLogger(__name__)
+_PAGE = 1000  # ListKeys, Limit
+_NEWBORN = 120.0  # seconds, much longer than AWS KMS takes to tell all its servers
+_ASK_AGAIN = 300.0  # seconds; what is denied now may be ours once a policy is mended
+
+
+class Inventory:
+    """Remembers what it learned of each ARN, so that the keys of others cost one call a process.
+    Tags that a person changes show after a restart, but for ``label`` and ``read``. Thread-safe.
+    """
+
+    def __init__(self, calls: KeyCalls, patience: Patience) -> None:
+        self._calls, self._patience = calls, patience
+        self._installation = calls.settings.installation
+        self._lock = Lock()
+        self._labels: dict[KeyArn, Label | None] = {}
+        self._made_at: dict[KeyArn, float] = {}
+        self._denied: dict[KeyArn, float] = {}
+        self._public: dict[KeyArn, BackendKey] = {}
+
+    def ours(self) -> Iterator[tuple[KeyArn, Label]]:
+        """Of the home Region, in any state.
+
+        Raises:
+            BackendError
+        """
+        listed = set(self._listed())
+        with self._lock:  # ListKeys does not show at once what was made a moment ago
+            listed |= {arn for arn, label in self._labels.items() if label is not None}
+        for arn in sorted(listed, key=str):
+            label = self._cached_label(arn)
+            if label is not None:
+                yield arn, label
+
+    def _listed(self) -> Iterator[KeyArn]:
+        entries = self._calls.regions.pages(
+            "ListKeys", {"Limit": _PAGE}, "Keys", doing="listing keys"
+        )
+        for entry in entries:
+            yield parse_key_arn(entry["KeyArn"])
+
+    def _cached_label(self, arn: KeyArn) -> Label | None:
+        with self._lock:
+            if arn in self._labels:
+                return self._labels[arn]
+            if self._denied.get(arn, 0.0) > self._patience.clock():
+                return None
+        try:
+            label = self.label(arn)
+        except KeyNotFound:
+            return None
+        except BackendDenied as error:
+            if type(error) is not BackendDenied:  # about our credentials, not about this key
+                raise
+            with self._lock:
+                self._denied[arn] = self._patience.clock() + _ASK_AGAIN
+            return None
+        with self._lock:
+            self._labels[arn] = label
+        return label
+
+    def label(self, arn: KeyArn) -> Label | None:
+        """As the tags are now; None for a key that is not this installation's.
+
+        Raises:
+            BackendError
+        """
+        tags = self._patience.unthrottled(lambda: self._calls.tags(arn))
+        label = label_of(tags)
+        return label if label is not None and label.installation == self._installation else None
+
+    def learn(self, arn: KeyArn, label: Label) -> None:
+        """A key that was just made."""
+        with self._lock:
+            self._labels[arn] = label
+            self._made_at[arn] = self._patience.clock()
+
+    def _refuse_newborn(self, arn: KeyArn) -> None:
+        """
+        Raises:
+            BackendUnavailable: the key was just made, so it is there although AWS KMS does not
+                show it; another must not be made in its place.
+        """
+        with self._lock:
+            made_at = self._made_at.get(arn)
+        if made_at is not None and self._patience.clock() - made_at < _NEWBORN:
+            raise BackendUnavailable(
+                f"AWS KMS made the key {arn} a moment ago and does not show it yet. Try again."
+            )
+
+    def find(self, request_id: str) -> tuple[KeyMetadata, Label] | None:
+        """The oldest key that was made for this request and is not pending deletion.
+
+        Raises:
+            BackendError
+        """
+        found: dict[str, tuple[KeyMetadata, Label]] = {}
+        for arn, label in self.ours():
+            if label.request_id != request_id:
+                continue
+            try:
+                metadata = self._calls.describe(arn)
+            except KeyNotFound:
+                self._refuse_newborn(arn)
+                continue
+            if not metadata.pending_deletion:
+                found[str(metadata.primary)] = (metadata, label)
+        if not found:
+            return None
+        first, *others = sorted(found, key=lambda ref: (found[ref][0].created, ref))
+        for other in others:
+            _log.warning(
+                "Two keys were made for the request %s: %s is used. %s serves nothing; schedule "
+                "its deletion.",
+                request_id,
+                first,
+                other,
+            )
+        return found[first]
+
+    def read(self, ref: str) -> BackendKey:
+        """
+        Raises:
+            KeyNotFound, KeyPendingDeletion: also for a key that is not ours.
+            KeyDisabled: AWS KMS gives no public key of a disabled key.
+        """
+        arn = self._calls.locate(ref)
+        metadata = self._calls.describe(arn)
+        refuse_pending(metadata)
+        label = self.label(arn)
+        if label is None:
+            raise KeyNotFound(
+                f"The key {arn} has no tags of the installation {self._installation!r}. If it is "
+                "one of its keys, put the tags 'kmsjwks:...' back."
+            )
+        return self._public_key(arn, metadata, label)
+
+    def readable(self) -> Iterator[BackendKey]:
+        """Ours but for those pending deletion, each by the ARN of its primary key.
+
+        Raises:
+            BackendError
+        """
+        for arn, label in self.ours():
+            try:
+                metadata = self._calls.describe(arn)
+                if not metadata.pending_deletion:
+                    yield self._public_key(metadata.primary, metadata, label)
+            except KeyNotFound:
+                continue
+            except (KeyDisabled, BackendProtocolError, UnsupportedAlgorithm) as error:
+                _log.warning("The key %s is not listed: %s", arn, error)
+
+    def _public_key(self, arn: KeyArn, metadata: KeyMetadata, label: Label) -> BackendKey:
+        alg = algorithm_of(metadata, label)
+        with self._lock:
+            known = self._public.get(arn)
+        if known is not None and known.alg is alg:
+            return known
+        spki = self._patience.unthrottled(lambda: self._calls.spki(arn))
+        load_public_key(spki, alg)
+        key = BackendKey(str(arn), alg, spki)
+        with self._lock:
+            self._public[arn] = key
+        return key
+
+
+def refuse_pending(metadata: KeyMetadata) -> None:
+    """
+    Raises:
+        KeyPendingDeletion
+    """
+    if metadata.pending_deletion:
+        until = f" on {metadata.deletion_date:%Y-%m-%d}" if metadata.deletion_date else ""
+        raise KeyPendingDeletion(
+            f"The key {metadata.arn} will be deleted{until}. Until then its destruction can be "
+            "cancelled."
+        )
+
+
+def algorithm_of(metadata: KeyMetadata, label: Label) -> Algorithm:
+    """
+    Raises:
+        BackendProtocolError: the key cannot be what its tag says.
+        UnsupportedAlgorithm: the tag says nothing we know.
+    """
+    alg = find_algorithm(label.alg)
+    if metadata.spec != alg.kms_key_spec or metadata.usage != "SIGN_VERIFY":
+        raise BackendProtocolError(
+            f"The key {metadata.arn} is tagged for {alg.id}, and is a {metadata.spec} key for "
+            f"{metadata.usage}. Put its tag 'kmsjwks:alg' right."
+        )
+    return alg

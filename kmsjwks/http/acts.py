@@ -1,0 +1,82 @@
+"""What the views that change something share: who acts, and what is done and shown afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from flask import Response, g, request
+
+from kmsjwks.domain import strictjson
+from kmsjwks.domain.access import Action, require
+from kmsjwks.domain.errors import InvalidRequest, UnsupportedAlgorithm
+from kmsjwks.http.bodies import read_object
+from kmsjwks.http.context import HttpContext
+from kmsjwks.services.acting import Actor, Proposal
+
+Members = Mapping[str, type | tuple[type, ...]]
+DRY_RUN: Members = {"dry_run": bool}
+
+
+def acting(
+    context: HttpContext,
+    name: str,
+    action: Action,
+    members: Members = DRY_RUN,
+    *,
+    optional: bool = True,
+) -> tuple[Actor, dict[str, Any]]:
+    """Who acts on the keyset, and the body; ``optional`` as in `read_object`.
+
+    Raises:
+        Unauthenticated, Forbidden, InvalidRequest.
+    """
+    principal = context.principal(request)
+    require(principal, action, name)
+    body = read_object(request, members, optional=optional)
+    return Actor(principal.name, body.get("dry_run", False), g.request_id), body
+
+
+@contextmanager
+def unsupported_is_invalid() -> Iterator[None]:
+    """
+    Raises:
+        InvalidRequest: there is no such algorithm, or the backend that was named does not offer it.
+    """
+    try:
+        yield
+    except UnsupportedAlgorithm as error:
+        raise InvalidRequest(str(error)) from error
+
+
+def after(context: HttpContext, who: Actor) -> None:
+    """Do at once what the change made due, and see it in this worker."""
+    if not who.dry_run:
+        context.service.planner.tick()
+        context.service.snapshots.refresh()
+
+
+def shown(proposal: Proposal, who: Actor) -> dict[str, Any]:
+    return {
+        "dry_run": who.dry_run,
+        "event": proposal.event.event,
+        "says": list(proposal.says),
+        "changes": [
+            {
+                "kid": change.after.kid,
+                "state": change.after.state.value,
+                "hold": change.after.hold,
+                "activate_at": change.after.times.activate_at,
+                "withdraw_at": change.after.times.withdraw_at,
+                "destroy_at": change.after.times.destroy_at,
+            }
+            for change in proposal.changes
+        ],
+    }
+
+
+def answer(value: dict[str, Any], context: HttpContext) -> Response:
+    if context.service.timing.development:
+        value["unsafe"] = "rotation.development is set: verifiers may lose"
+    return Response(strictjson.dumps(value), content_type="application/json")

@@ -1,0 +1,316 @@
+"""Moving to the standby and back, and to another backend for good: decisions, then random
+histories in which no verifier may lose."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, rule
+
+from kmsjwks.domain import interventions, rotation
+from kmsjwks.domain.failover import (
+    CALL_OFF_AFTER,
+    CallOff,
+    Decision,
+    FailBack,
+    FailOver,
+    Health,
+    Stuck,
+    decide,
+    is_ready,
+)
+from kmsjwks.domain.keys import Key, Keyset, KeyState, Standby
+from kmsjwks.domain.migration import progress
+from kmsjwks.domain.rotation import CreateSpare, RetireSpare, Schedule, plan
+from tests.unit.test_rotation import (
+    ACTIVE,
+    DUE,
+    KEYSET,
+    SHORT,
+    SMALL,
+    SPARE,
+    T0,
+    TIMING,
+    Installation,
+    _deactivated,
+    _scheduled,
+)
+
+DAY = 86400
+STANDBY = Standby("kms", failover_after=60, failback_after=3600)
+PAIRED = replace(KEYSET, standby=STANDBY)
+OTHER = replace(SPARE, kid="other", backend="kms")
+KNOWN = T0 + DAY  # when every verifier knows what was published at T0
+UP = Health(True, T0 - 10**6)
+
+
+def _down(since: int, reason: str = "gone") -> Health:
+    return Health(False, since, reason)
+
+
+def _decide(
+    keys: list[Key], now: int, primary: Health = UP, standby: Health = UP, keyset: Keyset = PAIRED
+) -> Decision | None:
+    return decide(keyset, keys, {"softhsm": primary, "kms": standby}, TIMING, now, gated=False)
+
+
+class TestAway:
+    def test_after_the_configured_time_and_not_before(self) -> None:
+        keys = [ACTIVE, SPARE, OTHER]
+        assert _decide(keys, KNOWN, _down(KNOWN - 59)) is None
+        done = _decide(keys, KNOWN, _down(KNOWN - 60))
+        assert isinstance(done, FailOver)
+        assert done.kid == "other"
+        assert "60 s" in done.why
+        assert "gone" in done.why
+
+    def test_not_by_itself_where_it_is_on_command_only(self) -> None:
+        manual = replace(PAIRED, standby=replace(STANDBY, failover_after=None))
+        assert _decide([ACTIVE, SPARE, OTHER], KNOWN, _down(T0), keyset=manual) is None
+        assert _decide([ACTIVE, SPARE], KNOWN, _down(T0), keyset=KEYSET) is None
+
+    @pytest.mark.parametrize(
+        ("keys", "now", "standby", "word"),
+        [
+            ([ACTIVE, SPARE, OTHER], KNOWN - 1, UP, "not known to every verifier"),
+            ([ACTIVE, SPARE], KNOWN, UP, "no spare in kms"),
+            ([ACTIVE, OTHER, SPARE], KNOWN, _down(T0), "so is kms"),
+        ],
+    )
+    def test_stuck_says_why(self, keys: list[Key], now: int, standby: Health, word: str) -> None:
+        done = _decide(keys, now, _down(T0), standby)
+        assert isinstance(done, Stuck)
+        assert word in done.why
+
+    def test_a_spare_that_was_not_seen_through_the_public_url_waits(self) -> None:
+        health = {"softhsm": _down(T0), "kms": UP}
+        keys = [ACTIVE, SPARE, OTHER]
+        assert isinstance(decide(PAIRED, keys, health, TIMING, KNOWN, gated=True), Stuck)
+        seen = replace(OTHER, times=replace(OTHER.times, seen_at=T0))
+        done = decide(PAIRED, [ACTIVE, SPARE, seen], health, TIMING, KNOWN, gated=True)
+        assert done is not None
+        assert isinstance(done, FailOver)
+
+    def test_a_hold_stops_it(self) -> None:
+        assert _decide([replace(ACTIVE, hold=True), SPARE, OTHER], KNOWN, _down(T0)) is None
+        assert isinstance(
+            _decide([ACTIVE, SPARE, replace(OTHER, hold=True)], KNOWN, _down(T0)), Stuck
+        )
+
+    def test_a_process_without_that_backend_decides_nothing(self) -> None:
+        assert decide(PAIRED, [ACTIVE, OTHER], {"kms": UP}, TIMING, KNOWN, gated=False) is None
+
+
+class TestBack:
+    away = replace(ACTIVE, backend="kms", times=replace(ACTIVE.times, activate_at=KNOWN))
+    home = SPARE
+    fresh = replace(OTHER, kid="fresh", times=replace(SPARE.times, published_at=KNOWN))
+
+    def test_when_the_primary_is_stable_and_the_next_failure_can_be_survived(self) -> None:
+        now = KNOWN + DAY
+        keys = [self.away, self.home, self.fresh]
+        done = _decide(keys, now, Health(True, now - 3600))
+        assert isinstance(done, FailBack)
+        assert done.kid == "new"
+        assert _decide(keys, now, Health(True, now - 3599)) is None
+        assert _decide(keys, now - 301 - 4, Health(True, T0)) is None, (
+            "the standby's spare is too young"
+        )
+        assert _decide([self.away, self.home], now, UP) is None
+        manual = replace(PAIRED, standby=replace(STANDBY, failback_after=None))
+        assert _decide(keys, now, UP, keyset=manual) is None
+
+    def test_once_only(self) -> None:
+        now = KNOWN + DAY
+        dated = replace(self.home, times=replace(self.home.times, activate_at=now + 300))
+        assert _decide([self.away, dated, self.fresh], now, UP) is None
+
+    def test_the_standby_may_fail_while_it_signs(self) -> None:
+        done = _decide([self.away, self.home, self.fresh], KNOWN + 9, UP, _down(KNOWN - 60))
+        assert isinstance(done, FailOver)
+        assert done.kid == "new"
+
+
+def test_a_hand_over_to_a_backend_that_is_down_is_called_off() -> None:
+    moving = replace(KEYSET, backend="kms")
+    target = replace(_scheduled(DUE), backend="kms")
+    health = _down(DUE - 100)
+    args = {"standby": health, "keyset": moving}
+    done = _decide([ACTIVE, target], DUE - 100 + CALL_OFF_AFTER, **args)  # type: ignore[arg-type]
+    assert done == CallOff("new", "kms is down")
+    early = _decide([ACTIVE, target], DUE - 101 + CALL_OFF_AFTER, **args)  # type: ignore[arg-type]
+    assert early is None
+    # Within one backend there is nothing to choose.
+    assert _decide([ACTIVE, _scheduled(DUE)], DUE - 50, _down(T0), keyset=KEYSET) is None
+
+
+class TestPlans:
+    def test_a_spare_in_each_backend(self) -> None:
+        steps = plan(PAIRED, [ACTIVE], TIMING, T0, gated=False)
+        assert steps == [CreateSpare("softhsm"), CreateSpare("kms")]
+        steps = plan(PAIRED, [ACTIVE, SPARE], TIMING, T0, gated=False)
+        assert steps == [CreateSpare("kms"), Schedule("new", DUE, "rotation period")]
+        assert plan(PAIRED, [ACTIVE, _scheduled(), OTHER], TIMING, T0, gated=False) == []
+
+    def test_the_standby_does_not_take_over_by_rotation(self) -> None:
+        older = replace(OTHER, times=replace(OTHER.times, created_at=T0 - 5, published_at=T0 - 5))
+        steps = plan(PAIRED, [ACTIVE, older, SPARE], TIMING, T0, gated=False)
+        assert steps == [Schedule("new", DUE, "rotation period")]
+
+    def test_a_keyset_that_failed_over_rotates_where_it_is(self) -> None:
+        away = replace(ACTIVE, backend="kms")
+        steps = plan(PAIRED, [away, SPARE, OTHER], TIMING, T0, gated=False)
+        assert steps == [Schedule("other", DUE, "rotation period")]
+
+    def test_migration_goes_by_publication_and_does_not_wait_for_the_period(self) -> None:
+        moving = replace(KEYSET, backend="kms")
+        assert plan(moving, [ACTIVE, SPARE], TIMING, T0, gated=False) == [CreateSpare("kms")]
+        steps = plan(moving, [ACTIVE, SPARE, OTHER], TIMING, T0, gated=False)
+        assert steps == [Schedule("other", KNOWN, "migration to kms")]
+        moved = [_deactivated(), replace(ACTIVE, kid="there", backend="kms"), SPARE, OTHER]
+        steps = plan(moving, moved, TIMING, T0, gated=False)
+        assert RetireSpare("new", "the keyset is in this backend no more") in steps
+
+    def test_a_compromised_key_is_replaced_in_its_own_backend_first(self) -> None:
+        older = replace(OTHER, times=replace(OTHER.times, created_at=T0 - 5))
+        found = [older, SPARE]
+        assert rotation.replacement(found, T0, "softhsm") is SPARE
+        assert rotation.replacement(found, T0, "kms") is older
+        assert rotation.replacement([older], T0, "softhsm") is older
+
+
+def test_progress() -> None:
+    moving = replace(KEYSET, backend="kms")
+    begun = progress(moving, [ACTIVE, SPARE, _scheduled(DUE, "there", backend="kms")], T0)
+    assert (begun.moving, begun.signs_in, begun.done) == (True, "softhsm", False)
+    assert (begun.spare, begun.takes_over_at) == ("there", DUE)
+    assert {one.kid for one in begun.left} == {"old", "new"}
+    there = replace(ACTIVE, kid="there", backend="kms")
+    left = progress(moving, [_deactivated(), there], T0)
+    assert (left.moving, left.done, len(left.left)) == (False, False, 1)
+    gone = replace(_deactivated(), state=KeyState.DESTROYED)
+    assert progress(moving, [gone, there], T0).done
+
+
+class StandbyInstallation(Installation):
+    """The same world with a standby; failovers come at any time that the rules allow, for a
+    replica may always believe that a backend is down."""
+
+    @initialize(
+        ahead=st.lists(st.integers(0, SMALL.skew), min_size=2, max_size=3),
+        slack=st.sampled_from([0, 1, 60]),
+        gated=st.booleans(),
+        lifetime=st.sampled_from([1, 40, 200]),
+    )
+    def build(self, ahead: list[int], slack: int, gated: bool, lifetime: int) -> None:
+        super().build(ahead, slack, gated, lifetime)
+        self.store.keyset = replace(self.store.keyset, standby=Standby("kms", 1, 1))
+        self.failovers = self.migrations = 0
+
+    @rule(nth=st.integers(0, 2), which=st.integers(0, 1))
+    def fail_over(self, nth: int, which: int) -> None:
+        def act(now: int) -> None:
+            keyset, keys = self.store.keyset, self.store.all()
+            health = {
+                name: Health(index == which, 0, "gone")
+                for index, name in enumerate(keyset.backends)
+            }
+            decision = decide(keyset, keys, health, SMALL, now, gated=self.gated)
+            if isinstance(decision, FailOver):
+                spare = self.store.keys[decision.kid]
+                self.store.write(*interventions.taken_over(keyset, keys, spare, SMALL, now))
+                self.failovers += 1
+
+        self.operate(nth, act)
+
+    @rule(nth=st.integers(0, 2))
+    def fail_back(self, nth: int) -> None:
+        def act(now: int) -> None:
+            keyset, keys = self.store.keyset, self.store.all()
+            health = {name: Health(True, 0) for name in keyset.backends}
+            decision = decide(keyset, keys, health, SMALL, now, gated=self.gated)
+            if isinstance(decision, FailBack):
+                spare = self.store.keys[decision.kid]
+                changes = interventions.brought_forward(keyset, keys, spare, SMALL, now)
+                self.store.write(*changes)
+
+        self.operate(nth, act)
+
+    @rule(nth=st.integers(0, 2), to=st.sampled_from(["softhsm", "kms", "hsm"]))
+    def migrate(self, nth: int, to: str) -> None:
+        def act(now: int) -> None:
+            old, keys = self.store.keyset, self.store.all()
+            standby = old.standby if old.standby and old.standby.backend != to else None
+            new = replace(old, backend=to, standby=standby)
+            goes_to = rotation.next_backend(new, keys)
+            changes = [
+                (key, interventions.unscheduled(old, key, SMALL, now))
+                for key in rotation.spares(keys)
+                if key.backend != goes_to
+            ]
+            self.store.write(*changes)
+            self.store.keyset = new
+            self.migrations += 1
+
+        self.operate(nth, act)
+
+    @rule(nth=st.integers(0, 2), name=st.sampled_from(["softhsm", "kms", "hsm"]))
+    def stand_by(self, nth: int, name: str) -> None:
+        def act(now: int) -> None:
+            keyset = self.store.keyset
+            if name != keyset.backend and not rotation.is_failed_over(keyset, self.store.all()):
+                self.store.keyset = replace(keyset, standby=Standby(name, 1, 1))
+
+        self.operate(nth, act)
+
+
+TestStandbyInstallation = StandbyInstallation.TestCase
+TestStandbyInstallation.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+def _installation(ahead: list[int], lifetime: int = 200) -> StandbyInstallation:
+    world = StandbyInstallation()
+    world.build(ahead=ahead, slack=0, gated=False, lifetime=lifetime)
+    world.wait_ticking(seconds=SHORT + 5, nth=1)
+    return world
+
+
+def test_there_and_back_and_away_for_good_loses_no_token() -> None:
+    world = _installation([SMALL.skew, 0])
+    world.fail_over(nth=0, which=1)
+    assert world.failovers == 1
+    assert rotation.is_failed_over(world.store.keyset, world.store.all())
+    for _ in range(2 * SHORT):
+        world.wait_ticking(seconds=5, nth=1)
+        world.fail_back(nth=1)
+        if not rotation.is_failed_over(world.store.keyset, world.store.all()):
+            break
+    assert not rotation.is_failed_over(world.store.keyset, world.store.all())
+    world.migrate(nth=0, to="kms")
+    world.wait_ticking(seconds=2 * SHORT, nth=0)
+    active = rotation.active_key(world.store.all())
+    assert active is not None
+    assert active.backend == "kms"
+
+
+def test_a_replica_cut_off_before_a_failover_signs_on_and_loses_no_token() -> None:
+    world = _installation([SMALL.skew, 0])
+    world.wait_ticking(seconds=20, nth=1)
+    world.cut_off(nth=0, seconds=SMALL.grace + 1)
+    world.fail_over(nth=1, which=1)
+    assert world.failovers == 1
+    world.wait_ticking(seconds=400, nth=1)
+
+
+def test_a_spare_is_ready_when_it_has_been_published_for_the_propagation_delay() -> None:
+    assert is_ready(PAIRED, OTHER, KNOWN, gated=False)
+    assert not is_ready(PAIRED, OTHER, KNOWN - 1, gated=False)
+    assert not is_ready(PAIRED, OTHER, KNOWN, gated=True)
