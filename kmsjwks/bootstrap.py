@@ -145,10 +145,10 @@ def build(
     makers = {name: AuditedBackend(name, one, trail) for name, one in bounded.items()}
     store = AuditedKeyStore(SqlKeyStore(make_engine(settings.database.url, create=False)), trail)
     timing = timing_of(settings)
-    plan = checkpoint_plan(settings)
+    plan = checkpoint_plan(settings, environ)
     faults = faults or FaultPoints()
     published = LastGoodDocuments(settings.state.directory / "documents.json")
-    export = scheduled_export(settings, clock)
+    export = scheduled_export(settings, clock, environ)
     maker = KeyMaker(store, makers, clock, faults)
     migration = MigrationService(store, makers, clock, timing, faults)
     watch = BackendWatch(backends, clock, WatchTiming(settings.backend_watch.interval))
@@ -160,7 +160,7 @@ def build(
         refreshing=Refreshing(
             settings.snapshot.refresh_interval,
             timing.grace,
-            after=lambda snapshot: after(snapshot),
+            after=lambda snapshot: after(snapshot),  # noqa: PLW0108  # made below, from this
             last_good=published.load,
         ),
     )
@@ -180,7 +180,11 @@ def build(
         snapshots=snapshots,
         keysets=KeysetService(store, makers, maker, clock, migration),
         keys=KeyService(
-            store, makers, maker, clock, KeyServiceOptions(timing, gated=gate is not None)
+            store,
+            makers,
+            maker,
+            clock,
+            KeyServiceOptions(timing, gate is not None, settings.approvals),
         ),
         migration=migration,
         failover=FailoverService(
@@ -213,7 +217,9 @@ def audit_sink(settings: Settings, clock: Clock, hooks: ServerHooks | None) -> D
     return DeferringSink(FileAuditSink(audit.directory, options, clock, on_stall))
 
 
-def checkpoint_plan(settings: Settings) -> CheckpointPlan | None:
+def checkpoint_plan(
+    settings: Settings, environ: Mapping[str, str] = os.environ
+) -> CheckpointPlan | None:
     """None where no checkpoints are wanted.
 
     Raises:
@@ -228,6 +234,7 @@ def checkpoint_plan(settings: Settings) -> CheckpointPlan | None:
                     uri,
                     endpoint=settings.publication.s3_endpoint,
                     base=settings.base_directory,
+                    environ=environ,
                 )
             )
         except InvalidRequest as error:
@@ -272,7 +279,9 @@ def _nothing(_: Snapshot) -> None:
     """A command line publishes nothing."""
 
 
-def scheduled_export(settings: Settings, clock: Clock) -> ScheduledExport | None:
+def scheduled_export(
+    settings: Settings, clock: Clock, environ: Mapping[str, str] = os.environ
+) -> ScheduledExport | None:
     """Every worker publishes; each compares first, so that only one writes.
 
     Raises:
@@ -286,6 +295,7 @@ def scheduled_export(settings: Settings, clock: Clock) -> ScheduledExport | None
                     uri,
                     endpoint=settings.publication.s3_endpoint,
                     base=settings.base_directory,
+                    environ=environ,
                 )
             )
         except InvalidRequest as error:

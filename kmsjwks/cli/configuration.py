@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import click
 
 from kmsjwks.bootstrap import SystemClock, backend_openers, scheduled_export
+from kmsjwks.cli.permissions import check_permissions
 from kmsjwks.cli.session import Exit, Session
 from kmsjwks.config import Settings, load
 from kmsjwks.domain.errors import ConfigurationError
@@ -48,6 +49,7 @@ def _problems_of_parts(settings: Settings) -> Iterator[str]:
         lambda: backend_openers(settings, os.environ),
         lambda: scheduled_export(settings, SystemClock()),
         lambda: build_chain(settings, SystemClock()),
+        lambda: check_permissions(settings, os.environ),
     )
     for check_part in checks:
         try:

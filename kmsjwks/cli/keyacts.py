@@ -1,4 +1,4 @@
-"""`kmsjwks keys deactivate|compromise|hold|release|destroy|cancel-destroy` and `kmsjwks rotate`."""
+"""`kmsjwks keys` acts: deactivate, compromise, hold, destroy and the like; `kmsjwks rotate`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import click
 
 from kmsjwks.cli.acts import acting, confirm, report
+from kmsjwks.cli.output import emit, shown_time
 from kmsjwks.cli.session import Exit, Session, exits
 from kmsjwks.services.acting import Actor, Proposal
 from kmsjwks.services.lifecycle import KeyService
@@ -14,22 +15,54 @@ from kmsjwks.services.lifecycle import KeyService
 _Act = Callable[[KeyService, str, Actor], Proposal]
 
 
-def _command(name: str, act: _Act, text: str, *, destructive: bool) -> click.Command:
-    @click.argument("kid")
+def _command(
+    name: str, act: _Act, text: str, *, destructive: bool, argument: str = "kid"
+) -> click.Command:
+    @click.argument("named", metavar=argument.upper())
     @click.option("--dry-run", is_flag=True, help="Say what would happen; change nothing.")
     @click.option("--yes", is_flag=True, help="Do not ask.", hidden=not destructive)
     @click.pass_obj
     @exits
-    def run(session: Session, kid: str, dry_run: bool, yes: bool) -> None:
+    def run(session: Session, named: str, dry_run: bool, yes: bool) -> None:
         with session.service() as service:
             if destructive and not dry_run:
-                confirm(act(service.keys, kid, acting({"dry_run": True})), yes)
-            report(act(service.keys, kid, acting({"dry_run": dry_run})), dry_run)
+                confirm(act(service.keys, named, acting({"dry_run": True})), yes)
+            report(act(service.keys, named, acting({"dry_run": dry_run})), dry_run)
             if not dry_run:
                 for line in service.planner.tick().done:
                     click.echo(line, err=True)
 
     return click.command(name, help=text)(run)
+
+
+@click.command()
+@click.option("--keyset", help="Only those of this keyset.")
+@click.option("--all", "everything", is_flag=True, help="Those that have ended, too.")
+@click.pass_context
+@exits
+def proposals(context: click.Context, keyset: str | None, everything: bool) -> None:
+    """Acts that wait for a second person."""
+    session: Session = context.obj
+    with session.service() as service:
+        found = service.store.approvals(keyset) if everything else service.keys.desk.open(keyset)
+        now = int(service.clock.now())
+        emit(
+            context,
+            [
+                {
+                    "id": one.id,
+                    "act": one.act.value,
+                    "keyset": one.keyset,
+                    "kid": one.kid,
+                    "state": one.state_at(now).value,
+                    "proposed_by": one.proposed_by,
+                    "proposed_at": shown_time(one.proposed_at),
+                    "expires_at": shown_time(one.expires_at),
+                    "approved_by": one.approved_by,
+                }
+                for one in found
+            ],
+        )
 
 
 COMMANDS: tuple[click.Command, ...] = (
@@ -56,15 +89,31 @@ COMMANDS: tuple[click.Command, ...] = (
     _command(
         "destroy",
         KeyService.destroy,
-        "Destroy the private half at the end of the keyset's waiting window.",
+        "Destroy the private half at the end of the keyset's waiting window. May take a second "
+        "person, see approve.",
         destructive=True,
     ),
     _command(
         "cancel-destroy",
         KeyService.cancel_destroy,
-        "Keep a key whose waiting window has not ended.",
+        "Keep a key whose waiting window has not ended, or withdraw the proposal to destroy it.",
         destructive=False,
     ),
+    _command(
+        "undo-compromise",
+        KeyService.undo_compromise,
+        "Take back that the key is compromised, before its private half is destroyed: it is in "
+        "the JWKS again for its tokens, and never signs again. May take a second person.",
+        destructive=True,
+    ),
+    _command(
+        "approve",
+        KeyService.approve,
+        "Carry out what somebody else proposed.",
+        destructive=True,
+        argument="proposal",
+    ),
+    proposals,
 )
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 
 from kmsjwks import __version__
+from kmsjwks.cli.audit import audit
 from kmsjwks.cli.backends import backends
 from kmsjwks.cli.clients import clients
 from kmsjwks.cli.configuration import config
 from kmsjwks.cli.diagnosis import doctor
+from kmsjwks.cli.evidence import evidence
 from kmsjwks.cli.keyacts import COMMANDS, rotate
 from kmsjwks.cli.keysets import keysets
 from kmsjwks.cli.moves import COMMANDS as MOVES
@@ -52,7 +54,10 @@ for command in COMMANDS:
 for command in MOVES:
     keysets.add_command(command)
 
-_TOP = (serve, doctor, config, backends, keysets, keys, rotate, jwks, sign, verify, clients)
+_TOP = (
+    serve, doctor, config, backends, keysets, keys, rotate, jwks, sign, verify, clients, audit,
+    evidence,
+)  # fmt: skip
 for command in _TOP:
     main.add_command(command)
 

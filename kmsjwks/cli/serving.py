@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
+import sys
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import click
 
 from kmsjwks.bootstrap import build, prepare_database
+from kmsjwks.cli.hardening import harden_process, warn_of_root
 from kmsjwks.cli.logs import configure_logging
+from kmsjwks.cli.logsafety import log_unhandled
+from kmsjwks.cli.permissions import check_permissions
+from kmsjwks.cli.scrubbing import scrub_environment, with_password
 from kmsjwks.cli.session import Session, exits
 from kmsjwks.config import ServerSettings, Settings
 from kmsjwks.domain.errors import StoreUnavailable
@@ -32,9 +37,15 @@ _log = logging.getLogger(__name__)
 def serve(session: Session, host: str | None, port: int | None, workers: int | None) -> None:
     """Serve HTTP in the foreground until SIGTERM or SIGINT."""
     overrides = {"server.host": host, "server.port": port, "server.workers": workers}
+    harden_process()
     settings = session.settings(**overrides)
-    configure_logging(settings.logging, unsafe=settings.rotation.development)
-    environ = dict(os.environ)
+    _start_logging(settings)
+    # In a mapping for those who need it, which no child sees.
+    environ = scrub_environment()
+    url = with_password(settings.database.url, environ)
+    settings = replace(settings, database=replace(settings.database, url=url))
+    check_permissions(settings, environ)
+    warn_of_root()
     # Every mistake shows now and not in a worker; the database is migrated. No device is opened
     # and no thread started: workers are forked from here.
     create_app(build(settings, environ))
@@ -60,9 +71,22 @@ def _address(server: ServerSettings) -> str:
     return f"http://{server.host}:{server.port}"
 
 
+def _start_logging(settings: Settings) -> None:
+    configure_logging(settings.logging, unsafe=settings.rotation.development)
+    log_unhandled()
+
+
 def _load(settings: Settings, environ: dict[str, str], hooks: ServerHooks) -> Any:
     """In a worker process."""
-    configure_logging(settings.logging, unsafe=settings.rotation.development)
+    try:
+        return _loaded(settings, environ, hooks)
+    except Exception:
+        # multiprocessing would print it with its text.
+        _log.exception("The worker cannot start.")
+        sys.exit(1)
+
+
+def _loaded(settings: Settings, environ: dict[str, str], hooks: ServerHooks) -> Any:
     service = build(settings, environ, hooks)
     scheduler = Scheduler(
         service.planner, settings.rotation.tick_interval, service.snapshots.refresh

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,8 +69,14 @@ class Session:
 
 
 def operator() -> Principal:
-    """Who works at the command line: whoever may read the configuration and the PIN may do all."""
-    return Principal(f"cli:{getpass.getuser()}", (Grant(frozenset(Action), ("*",)),))
+    """Who works at the command line: whoever may read the configuration and the PIN may do all.
+    Named by the account of the process; the environment could name anybody."""
+    uid = os.getuid()
+    try:
+        account = pwd.getpwuid(uid).pw_name
+    except KeyError:  # a container may run as an account without a name
+        account = f"uid-{uid}"
+    return Principal(f"cli:{account}", (Grant(frozenset(Action), ("*",)),))
 
 
 def exits(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""From the tables about quotas and access to the JWKS to their settings."""
+"""From the tables about quotas, approvals and access to the JWKS to their settings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import MappingProxyType
 from kmsjwks.config import schema
 from kmsjwks.config.places import Location
 from kmsjwks.config.settings import JwksSettings
+from kmsjwks.domain.approvals import ApprovalPolicy, ProtectedAct
 from kmsjwks.domain.quotas import QuotaPlan, QuotaRule, parse_quota
 
 
@@ -32,6 +33,14 @@ def quotas(table: schema.Quotas) -> QuotaPlan:
             )
             for index, rule in enumerate(table.rules)
         ),
+    )
+
+
+def approvals(table: schema.Approvals) -> ApprovalPolicy:
+    return ApprovalPolicy(
+        required_for=frozenset(map(ProtectedAct, table.required_for)),
+        window=table.window,
+        same_person=tuple(map(frozenset, table.same_person)),
     )
 
 

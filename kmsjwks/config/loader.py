@@ -115,6 +115,7 @@ def _settings(document: schema.Document, path: Path, base_directory: Path) -> Se
         quotas=limits.quotas(document.quotas),
         snapshot=SnapshotSettings(refresh_interval=document.snapshot.refresh_interval),
         rotation=RotationSettings(**document.rotation.model_dump()),
+        approvals=limits.approvals(document.approvals),
         backend_watch=BackendWatchSettings(**document.backend_watch.model_dump()),
         publication=PublicationSettings(
             targets=tuple(document.publication.targets),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, get_origin
+from typing import Annotated, Any, Literal, Self, get_origin
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
@@ -44,6 +44,8 @@ CheckpointTarget = Annotated[str, AfterValidator(values.checkpoint_target)]
 MetricsPort = Annotated[int, AfterValidator(values.between(0, 65535))]
 Target = Annotated[str, AfterValidator(values.publication_target)]
 S3Endpoint = Annotated[str, AfterValidator(values.s3_endpoint)]
+ApprovalSeconds = Annotated[int, AfterValidator(values.between(60, 2592000))]
+PersonName = Annotated[str, AfterValidator(values.principal_name)]
 BaseUrl = Annotated[str, AfterValidator(values.base_url)]
 DatabaseUrl = Annotated[str, AfterValidator(values.database_url)]
 BackendType = Annotated[str, AfterValidator(values.backend_type)]
@@ -129,6 +131,21 @@ class Rotation(Table):
     development: bool = False
 
 
+class Approvals(Table):
+    required_for: list[Literal["destroy", "undo-compromise"]] = Field(default_factory=list)
+    window: ApprovalSeconds = 86400
+    same_person: list[Annotated[list[PersonName], Field(min_length=2)]] = Field(
+        default_factory=list
+    )
+
+    @model_validator(mode="after")
+    def _names_each_once(self) -> Self:
+        names = [one for group in self.same_person for one in set(group)]
+        if len(set(names)) != len(names):
+            raise ValueError("same_person names somebody in two lists; make them one")
+        return self
+
+
 class BackendWatch(Table):
     interval: WatchSeconds = 5.0
 
@@ -174,6 +191,7 @@ class Document(Table):
     quotas: Quotas = Quotas()
     snapshot: Snapshot = Snapshot()
     rotation: Rotation = Rotation()
+    approvals: Approvals = Approvals()
     backend_watch: BackendWatch = BackendWatch()
     publication: Publication = Publication()
     metrics: Metrics = Metrics()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from kmsjwks.domain.access import Grant
+from kmsjwks.domain.approvals import ApprovalPolicy
 from kmsjwks.domain.principals import CertificateIdentity, TokenIdentity
 from kmsjwks.domain.quotas import QuotaPlan
 
@@ -256,6 +257,7 @@ class Settings:
     quotas: QuotaPlan
     snapshot: SnapshotSettings
     rotation: RotationSettings
+    approvals: ApprovalPolicy
     backend_watch: BackendWatchSettings
     publication: PublicationSettings
     metrics: MetricsSettings

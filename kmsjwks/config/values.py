@@ -50,6 +50,14 @@ def name(value: str) -> str:
     return value
 
 
+def principal_name(value: str) -> str:
+    """A client, or who works at the command line: ``cli:`` and the name of an account."""
+    client, account = value, value.removeprefix("cli:")
+    if not _NAME.fullmatch(client) and (account == value or not _VISIBLE_ASCII.fullmatch(account)):
+        raise ValueError('must be the name of a client, or "cli:" and the name of an account')
+    return value
+
+
 def is_name(value: str) -> bool:
     return _NAME.fullmatch(value) is not None
 

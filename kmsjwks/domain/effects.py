@@ -9,9 +9,10 @@ from kmsjwks.domain.timing import InstallationTiming, Term, arithmetic, span, to
 
 
 def effects_of_compromise(
-    keyset: Keyset, key: Key, timing: InstallationTiming, now: int
+    keyset: Keyset, key: Key, timing: InstallationTiming, now: int, *, kept_until: int | None = None
 ) -> tuple[str, ...]:
-    """What declaring ``key`` compromised at ``now`` (seconds) does, told before it is done."""
+    """What declaring ``key`` compromised at ``now`` (seconds) does, told before it is done.
+    ``kept_until`` (seconds): when its private half is destroyed, None for as soon as can be."""
     says = [
         f"Key {key.kid} leaves the JWKS at once. Caches may serve it for up to "
         f"{span(total(_forgetting(timing)))} more ({arithmetic(_forgetting(timing))}), and "
@@ -27,7 +28,15 @@ def effects_of_compromise(
             f"Tokens that it signed may be alive for up to {alive} s, until {moment(now + alive)}; "
             "verifiers that fetch the JWKS anew refuse them all from now on."
         )
-    says.append("Its private half is destroyed as soon as the backend can; this cannot be undone.")
+    if kept_until is None:
+        says.append(
+            "Its private half is destroyed as soon as the backend can; this cannot be undone."
+        )
+    else:
+        says.append(
+            f"Its private half is destroyed at {moment(kept_until)}, or once that is asked for "
+            "with 'keys destroy'; until then 'keys undo-compromise' takes the declaration back."
+        )
     return tuple(says)
 
 

@@ -107,6 +107,13 @@ class KeyNotKnown(NotFound):
     title = "Key not found"
 
 
+class ApprovalNotKnown(NotFound):
+    """No proposal of this id is in the store."""
+
+    code = "approval-not-found"
+    title = "Proposal not found"
+
+
 class Conflict(KmsJwksError):
     """The request contradicts what is already there."""
 
@@ -119,6 +126,13 @@ class TransitionRefused(Conflict):
 
     code = "transition-refused"
     title = "Key state transition refused"
+
+
+class ApprovalRefused(Conflict):
+    """A proposal that cannot be approved: by this person, any more, or for this key as it is."""
+
+    code = "approval-refused"
+    title = "Approval refused"
 
 
 class Unavailable(KmsJwksError):

@@ -262,8 +262,7 @@ def _destruction(context: _Context, key: Key) -> list[Date]:
     if done or key.state is KeyState.DESTROYED:
         return done
     if key.state is KeyState.COMPROMISED:
-        why = "on hold; release it first" if key.hold else "compromised: as soon as the backend can"
-        return [Date("will be destroyed", None, why)]
+        return [_destruction_of_compromised(context, key)]
     if times.destroy_at is not None:
         return [_pending_destruction(key, times.destroy_at)]
     if key.state is KeyState.DEACTIVATED and times.withdraw_at is not None:
@@ -282,6 +281,16 @@ def _waiting_backend(key: Key, at: int) -> Date:
     if key.state is not KeyState.COMPROMISED:
         why = f"{why}; can be cancelled until {moment(at)}"
     return Date("irreversible from", at, why)
+
+
+def _destruction_of_compromised(context: _Context, key: Key) -> Date:
+    kept_until = key.times.destroy_at
+    if key.hold:
+        return Date("will be destroyed", None, "on hold; release it first")
+    if kept_until is None or kept_until <= context.now:
+        return Date("will be destroyed", None, "compromised: as soon as the backend can")
+    why = f"compromised; the declaration can be undone until {moment(kept_until)}"
+    return Date("will be destroyed", kept_until, why)
 
 
 def _pending_destruction(key: Key, at: int) -> Date:

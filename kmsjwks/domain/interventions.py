@@ -134,5 +134,42 @@ def destruction_begun(keyset: Keyset, key: Key, timing: InstallationTiming, now:
     return replace(stopped, times=replace(stopped.times, destroy_at=end))
 
 
+def compromised(keyset: Keyset, key: Key, timing: InstallationTiming, wait: int, now: int) -> Key:
+    """The key out of the JWKS from ``now`` on, its private half kept for ``wait`` (seconds; 0: not
+    at all), but no longer than was decided before. What it may have signed is remembered, should
+    the declaration be undone."""
+    bound = max(key.times.exp_bound or 0, latest_exp(timing, keyset.rules.max_lifetime, now))
+    kept_until = min(now + wait, key.times.destroy_at or now + wait) if wait else None
+    times = replace(key.times, compromised_at=now, destroy_at=kept_until)
+    if key.state is not KeyState.DEACTIVATED:
+        times = replace(times, exp_bound=bound)
+    return replace(key, state=KeyState.COMPROMISED, hold=False, times=times)
+
+
+def compromise_undone(keyset: Keyset, key: Key, timing: InstallationTiming, now: int) -> Key:
+    """The key deactivated since it was declared compromised, and published for the tokens that it
+    may have signed; it never signs again. The dates of a key that was deactivated before stay.
+
+    Nobody was told beforehand, so its last token may be later by the notice, as in ``taken_over``.
+    """
+    times = key.times
+    ended = times.deactivated_at
+    if ended is None:
+        ended = now if times.compromised_at is None else times.compromised_at
+    end = times.withdraw_at
+    if end is None:
+        end = withdrawal(keyset, key, timing, ended + timing.notice)
+    signed = times.activate_at is not None and times.activate_at <= ended
+    corrected = replace(
+        times,
+        activate_at=times.activate_at if signed else None,
+        deactivated_at=ended,
+        withdraw_at=end,
+        compromised_at=None,
+        destroy_at=None,
+    )
+    return replace(key, state=KeyState.DEACTIVATED, times=corrected)
+
+
 def _waits(key: Key) -> bool:
     return key.state is KeyState.PRE_ACTIVATION

@@ -40,7 +40,8 @@ class KeyTimes:
     ``activate_at`` is written long before it comes. ``seen_at``: when the key was seen in the JWKS
     through the public URL. ``exp_bound``: no token signed under rules that hold no more expires
     later. ``max_exp``: the highest ``exp`` really signed, once that is final. ``destroy_at``: end
-    of the waiting window of a destruction that can still be cancelled.
+    of the waiting window of a destruction that can still be cancelled; of a compromised key, until
+    when its private half is kept so that the declaration can be undone.
     """
 
     created_at: int
@@ -121,6 +122,25 @@ def check_transition(key: Key, to: KeyState) -> None:
         raise TransitionRefused(f"Key {key.kid} is on hold; release it first.")
     if to not in TRANSITIONS[key.state]:
         raise TransitionRefused(f"Key {key.kid} is {key.state.value}; it cannot become {to.value}.")
+
+
+def check_correction(key: Key) -> None:
+    """Whether a declaration of compromise may be taken back: the key becomes ``deactivated``.
+
+    NIST SP 800-57 has no such transition, so it is none of ``TRANSITIONS``: this corrects a record
+    that was wrong, see docs/decisions/0007.
+
+    Raises:
+        TransitionRefused: it is not compromised, destroyed already, or on hold.
+    """
+    if key.state is KeyState.DESTROYED:
+        raise TransitionRefused(
+            f"Key {key.kid} is destroyed; a compromise can be undone only before that."
+        )
+    if key.state is not KeyState.COMPROMISED:
+        raise TransitionRefused(f"Key {key.kid} is {key.state.value}, not compromised.")
+    if key.hold:
+        raise TransitionRefused(f"Key {key.kid} is on hold; release it first.")
 
 
 def is_published(key: Key, now: int) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from kmsjwks.domain.algorithms import Algorithm
+from kmsjwks.domain.approvals import Approval
 from kmsjwks.domain.audit import AuditRecord, ChainHead
 from kmsjwks.domain.documents import Document
 from kmsjwks.domain.keys import Key, Keyset
@@ -273,6 +274,34 @@ class KeyStore(Protocol):
             Conflict: the store does not hold ``before``; name, algorithm or ``created_at`` differ;
                 or as in ``apply``.
         """
+
+    def propose(self, approval: Approval, event: LifecycleEvent) -> None:
+        """Record a proposal and the event. What was proposed before is ended where it expired, or
+        where it is the same act on the same key.
+
+        Raises:
+            Conflict: the key's version is not that of the proposal.
+        """
+
+    def approve(
+        self, approval: Approval, changes: Sequence[Change], events: Sequence[LifecycleEvent]
+    ) -> None:
+        """Record who approved a proposal, and carry it out: all changes and events, or nothing.
+
+        Raises:
+            Conflict: it is not open any more, the approver is the proposer, or as in ``apply``.
+            TransitionRefused: as in ``apply``.
+        """
+
+    def withdraw(self, approval: Approval, event: LifecycleEvent) -> None:
+        """End a proposal, and record the event.
+
+        Raises:
+            Conflict: it is not open any more.
+        """
+
+    def approvals(self, keyset: str | None = None) -> Sequence[Approval]:
+        """Newest first, whatever became of them."""
 
     def events(self, keyset: str, limit: int = 100) -> Sequence[LifecycleEvent]:
         """Newest first."""

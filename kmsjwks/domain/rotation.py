@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kmsjwks.domain.keys import TRANSITIONS, Key, Keyset, KeyState
+from kmsjwks.domain.keys import TRANSITIONS, Key, Keyset, KeyState, is_published
 from kmsjwks.domain.timing import InstallationTiming, total, verifier_terms, withdrawal_terms
 
 
@@ -279,11 +279,14 @@ def _retire(keyset: Keyset, key: Key, timing: InstallationTiming, now: int) -> l
     if key.hold or KeyState.DESTROYED not in TRANSITIONS[key.state]:
         return []
     if times.private_destroyed_at is not None:
-        # The backend was asked, and waits itself.
-        over = times.private_destroyed_at <= now
+        # The backend was asked, and waits itself. A key whose compromise was undone meanwhile
+        # stays published for its tokens, with or without its private half.
+        needed = key.state is KeyState.DEACTIVATED and is_published(key, now)
+        over = times.private_destroyed_at <= now and not needed
         return [Destroy(key.kid, "the backend's waiting window ended")] if over else []
     if key.state is KeyState.COMPROMISED:
-        return [Destroy(key.kid, "compromised")]
+        kept = times.destroy_at is not None and now < times.destroy_at
+        return [] if kept else [Destroy(key.kid, "compromised")]
     if times.destroy_at is not None:
         return [Destroy(key.kid, "the waiting window ended")] if times.destroy_at <= now else []
     if key.state is KeyState.DEACTIVATED and times.withdraw_at is not None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
+from http import HTTPStatus
 from typing import Any
 
 from flask import Response, g, request
 
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.access import Action, require
+from kmsjwks.domain.approvals import Approval
 from kmsjwks.domain.errors import InvalidRequest, UnsupportedAlgorithm
 from kmsjwks.http.bodies import read_object
 from kmsjwks.http.context import HttpContext
@@ -73,10 +76,18 @@ def shown(proposal: Proposal, who: Actor) -> dict[str, Any]:
             }
             for change in proposal.changes
         ],
+        **({"proposal": told(proposal.approval)} if proposal.approval else {}),
     }
 
 
-def answer(value: dict[str, Any], context: HttpContext) -> Response:
+def told(approval: Approval) -> dict[str, Any]:
+    """Times in seconds since the epoch."""
+    return {**asdict(approval), "act": approval.act.value, "state": approval.state.value}
+
+
+def answer(value: dict[str, Any], context: HttpContext, *, waits: bool = False) -> Response:
+    """``waits``: for somebody's approval, so what was asked for is not done (202)."""
     if context.service.timing.development:
         value["unsafe"] = "rotation.development is set: verifiers may lose"
-    return Response(strictjson.dumps(value), content_type="application/json")
+    status = HTTPStatus.ACCEPTED if waits else HTTPStatus.OK
+    return Response(strictjson.dumps(value), status=status, content_type="application/json")

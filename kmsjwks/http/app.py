@@ -6,9 +6,10 @@ from flask import Flask, Response, g, request
 
 from kmsjwks.bootstrap import Service
 from kmsjwks.domain.errors import NotFound
-from kmsjwks.http import backends, health, keysets, lifecycle, moves, problems, publication
+from kmsjwks.http import audit, backends, health, keysets, lifecycle, moves, problems, publication
 from kmsjwks.http.authentication import build_chain
 from kmsjwks.http.context import HttpContext
+from kmsjwks.http.openapi import views as openapi
 from kmsjwks.http.request_ids import UNSAFE, common_headers, take_request_id
 
 
@@ -28,11 +29,13 @@ def create_app(service: Service) -> Flask:
     app.after_request(_finish)
     if service.timing.development:
         app.after_request(_mark_unsafe)
+    app.register_blueprint(audit.blueprint(context))
     app.register_blueprint(health.blueprint(context))
     app.register_blueprint(keysets.blueprint(context))
     app.register_blueprint(lifecycle.blueprint(context))
     app.register_blueprint(moves.blueprint(context))
     app.register_blueprint(backends.blueprint(context))
+    app.register_blueprint(openapi.blueprint())
     app.register_blueprint(publication.blueprint(context))
     return app
 

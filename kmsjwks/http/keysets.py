@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -19,7 +21,8 @@ from kmsjwks.http.rulemembers import shown_rules
 from kmsjwks.services.signing import SignRequest
 from kmsjwks.services.snapshot import ReadyKeyset
 
-_SIGN_MEMBERS: dict[str, type] = {"claims": dict, "ttl": int, "headers": dict}
+SIGN_MEMBERS: Mapping[str, type] = MappingProxyType({"claims": dict, "ttl": int, "headers": dict})
+VERIFY_MEMBERS: Mapping[str, type] = MappingProxyType({"token": str})
 
 
 def blueprint(context: HttpContext) -> Blueprint:
@@ -32,7 +35,7 @@ def blueprint(context: HttpContext) -> Blueprint:
         require(caller.principal, Action.SIGN, name)
         context.count_use(caller, name)
         with context.bulkhead():  # around the body too: a client may stall
-            body = read_object(request, _SIGN_MEMBERS)
+            body = read_object(request, SIGN_MEMBERS)
             if "claims" not in body:
                 raise InvalidRequest("The member 'claims' is missing.")
             wanted = SignRequest(body["claims"], body.get("ttl"), body.get("headers", {}))
@@ -53,7 +56,7 @@ def blueprint(context: HttpContext) -> Blueprint:
         require(caller.principal, Action.VERIFY, name)
         context.count_use(caller, name)
         with context.bulkhead():
-            body = read_object(request, {"token": str})
+            body = read_object(request, VERIFY_MEMBERS)
             if "token" not in body:
                 raise InvalidRequest("The member 'token' is missing.")
             result = signing.verify(caller, name, body["token"])

@@ -11,10 +11,19 @@ from flask import Blueprint, Response, request
 
 from kmsjwks.domain.access import Action, require
 from kmsjwks.domain.algorithms import find_algorithm
-from kmsjwks.domain.errors import InvalidRequest, KeyNotKnown
+from kmsjwks.domain.errors import ApprovalNotKnown, InvalidRequest, KeyNotKnown
 from kmsjwks.domain.keys import Key, Standby
 from kmsjwks.domain.timing import RotationSchedule
-from kmsjwks.http.acts import DRY_RUN, Members, acting, after, answer, shown, unsupported_is_invalid
+from kmsjwks.http.acts import (
+    DRY_RUN,
+    Members,
+    acting,
+    after,
+    answer,
+    shown,
+    told,
+    unsupported_is_invalid,
+)
 from kmsjwks.http.bodies import check_members
 from kmsjwks.http.context import HttpContext
 from kmsjwks.http.rulemembers import RULE_MEMBERS, rules_of
@@ -28,7 +37,7 @@ _SCHEDULE = {
     "destroy_after": "destroy_after",
     "destroy_window": "destroy_window",
 }
-_PUT_MEMBERS: Members = {
+PUT_MEMBERS: Members = {
     "algorithm": str,
     "backend": str,
     **RULE_MEMBERS,
@@ -36,20 +45,22 @@ _PUT_MEMBERS: Members = {
     "standby": (dict, type(None)),
     **DRY_RUN,
 }
-_STANDBY_MEMBERS: Members = {
+STANDBY_MEMBERS: Members = {
     "backend": str,
     "failover_after": (int, type(None)),
     "failback_after": (int, type(None)),
 }
 # What an act takes: who rotates can neither destroy nor compromise.
-_ACTS = {
+ACTS = {
     "deactivate": Action.ROTATE,
     "hold": Action.MANAGE,
     "release": Action.MANAGE,
     "compromise": Action.DESTROY,
     "destroy": Action.DESTROY,
     "cancel-destroy": Action.DESTROY,
+    "undo-compromise": Action.DESTROY,
 }
+APPROVE_MEMBERS: Members = {"proposal": str, **DRY_RUN}
 
 
 def blueprint(context: HttpContext) -> Blueprint:
@@ -63,12 +74,13 @@ def blueprint(context: HttpContext) -> Blueprint:
         "release": service.keys.release,
         "destroy": service.keys.destroy,
         "cancel-destroy": service.keys.cancel_destroy,
+        "undo-compromise": service.keys.undo_compromise,
     }
 
     @routes.put("/<name>")
     @context.bounded
     def put_keyset(name: str) -> Response:
-        who, body = actor(name, Action.MANAGE, _PUT_MEMBERS, optional=False)
+        who, body = actor(name, Action.MANAGE, PUT_MEMBERS, optional=False)
         with unsupported_is_invalid():
             keyset = service.keysets.ensure(_spec(context, name, body), who)
         after(context, who)
@@ -82,14 +94,34 @@ def blueprint(context: HttpContext) -> Blueprint:
         after(context, who)
         return answer(shown(proposal, who), context)
 
-    @routes.post(f"/<name>/keys/<kid>/<any({','.join(repr(act) for act in _ACTS)}):act>")
+    @routes.post(f"/<name>/keys/<kid>/<any({','.join(repr(act) for act in ACTS)}):act>")
     @context.bounded
     def act_on_key(name: str, kid: str, act: str) -> Response:
-        who, _ = actor(name, _ACTS[act])
+        who, _ = actor(name, ACTS[act])
         _key(context, name, kid)
         proposal = acts[act](kid, who)
         after(context, who)
+        return answer(shown(proposal, who), context, waits=proposal.waits and not who.dry_run)
+
+    @routes.post("/<name>/keys/<kid>/approve")
+    @context.bounded
+    def approve(name: str, kid: str) -> Response:
+        who, body = actor(name, Action.DESTROY, APPROVE_MEMBERS, optional=False)
+        if "proposal" not in body:
+            raise InvalidRequest("The member 'proposal' is missing.")
+        _key(context, name, kid)
+        found = service.keys.desk.find(body["proposal"])
+        if (found.keyset, found.kid) != (name, kid):
+            raise ApprovalNotKnown(f"There is no such proposal about the key {kid[:64]}.")
+        proposal = service.keys.approve(found.id, who)
+        after(context, who)
         return answer(shown(proposal, who), context)
+
+    @routes.get("/<name>/proposals")
+    @context.bounded
+    def proposals(name: str) -> Response:
+        require(context.principal(request), Action.READ, name)
+        return answer({"proposals": [*map(told, service.keys.desk.open(name))]}, context)
 
     @routes.get("/<name>/keys/<kid>/evidence")
     @context.bounded
@@ -99,8 +131,8 @@ def blueprint(context: HttpContext) -> Blueprint:
         backend = service.backends.get(key.backend)
         if backend is None:
             raise KeyNotKnown(f"The backend {key.backend} is not configured here.")
-        told = backend.evidence(key.ref)
-        return answer({**asdict(told), "sound": told.sound}, context)
+        found = backend.evidence(key.ref)
+        return answer({**asdict(found), "sound": found.sound}, context)
 
     return routes
 
@@ -139,7 +171,7 @@ def _standby(body: dict[str, Any]) -> Standby | None:
     given = body.get("standby")
     if given is None:
         return None
-    check_members(given, _STANDBY_MEMBERS)
+    check_members(given, STANDBY_MEMBERS)
     if "backend" not in given:
         raise InvalidRequest("The member 'backend' of 'standby' is missing.")
     return Standby(**given)

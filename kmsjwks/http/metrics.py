@@ -92,5 +92,16 @@ class _LiveWorkers:
     def _forget_ended(self) -> None:
         for file in self._directory.glob("gauge_live*_*.db"):
             pid = file.stem.rpartition("_")[2]
-            if not Path("/proc", pid).exists() and Path("/proc/self").exists():
+            if not _lives(int(pid)):
                 file.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    """By a signal that is none: with ``hidepid``, /proc hides processes that are not dumpable."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

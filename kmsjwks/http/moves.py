@@ -14,8 +14,8 @@ from kmsjwks.domain.migration import Progress
 from kmsjwks.http.acts import DRY_RUN, Members, acting, after, answer, shown, unsupported_is_invalid
 from kmsjwks.http.context import HttpContext
 
-_FAILOVER_MEMBERS: Members = {"to": str, "now": bool, **DRY_RUN}
-_MIGRATE_MEMBERS: Members = {"to": str, "stop": bool, **DRY_RUN}
+FAILOVER_MEMBERS: Members = {"to": str, "now": bool, **DRY_RUN}
+MIGRATE_MEMBERS: Members = {"to": str, "stop": bool, **DRY_RUN}
 
 
 def blueprint(context: HttpContext) -> Blueprint:
@@ -26,7 +26,7 @@ def blueprint(context: HttpContext) -> Blueprint:
     @routes.post("/<name>/failover")
     @context.bounded
     def fail_over(name: str) -> Response:
-        who, body = actor(name, Action.ROTATE, _FAILOVER_MEMBERS)
+        who, body = actor(name, Action.ROTATE, FAILOVER_MEMBERS)
         early = body.get("now", False)
         proposal = service.failover.fail_over(name, who, to=body.get("to"), early=early)
         after(context, who)
@@ -35,7 +35,7 @@ def blueprint(context: HttpContext) -> Blueprint:
     @routes.post("/<name>/migrate")
     @context.bounded
     def migrate(name: str) -> Response:
-        who, body = actor(name, Action.MANAGE, _MIGRATE_MEMBERS, optional=False)
+        who, body = actor(name, Action.MANAGE, MIGRATE_MEMBERS, optional=False)
         to, stop = body.get("to"), body.get("stop", False)
         if (to is not None) == stop:
             raise InvalidRequest("Send either 'to', the backend, or 'stop': true.")

@@ -32,9 +32,9 @@ _STATUS: tuple[tuple[type[errors.KmsJwksError], HTTPStatus], ...] = (
 _BACKEND_RETRY_AFTER = 30  # seconds, where an operator has to act first
 
 
-def status_of(error: errors.KmsJwksError) -> HTTPStatus:
+def status_of(error: type[errors.KmsJwksError]) -> HTTPStatus:
     for kind, status in _STATUS:
-        if isinstance(error, kind):
+        if issubclass(error, kind):
             return status
     return HTTPStatus.INTERNAL_SERVER_ERROR
 
@@ -56,7 +56,7 @@ def problem_body(code: str, title: str, status: int, detail: str, **members: str
 def problem_of(error: errors.KmsJwksError, request_id: str) -> tuple[bytes, int, dict[str, str]]:
     """Body, status and headers for an error. What a backend said stays in the log: it may name
     devices and paths. That a token is too long for it is the caller's business."""
-    status, headers, detail = status_of(error), {"Content-Type": MEDIA_TYPE}, str(error)
+    status, headers, detail = status_of(type(error)), {"Content-Type": MEDIA_TYPE}, str(error)
     members = {"request_id": request_id}
     if isinstance(error, errors.BackendThrottled):
         detail = (

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import boto3
@@ -20,6 +21,14 @@ from kmsjwks.publishing.names import check_name
 
 _CONNECT_TIMEOUT, _READ_TIMEOUT = 1, 2  # seconds
 _ATTEMPTS = 2
+_NO_ENVIRON: Mapping[str, str] = MappingProxyType({})
+# boto3's parameters and the variables that it reads them from.
+_ACCESS_KEY = {
+    "aws_access_key_id": "AWS_ACCESS_KEY_ID",
+    "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY",
+    "aws_session_token": "AWS_SESSION_TOKEN",
+}
+_MAX_READ = 64 * 1024  # bytes
 # What S3 answers for a missing object; 403 where we may not list the bucket.
 _MAYBE_MISSING = frozenset({403, 404})
 
@@ -97,10 +106,11 @@ class S3Target:
         return PublicationFailed(f"{self} could not be written: {code}. {remedy}", retry_after=5)
 
 
-def connect_s3(endpoint: str | None) -> S3Client:
+def connect_s3(endpoint: str | None, environ: Mapping[str, str] = _NO_ENVIRON) -> S3Client:
     """A client with bounded calls; credentials and Region are found as boto3 finds them.
 
-    ``endpoint``: URL of another S3 than AWS's (MinIO, Ceph); None for AWS.
+    ``endpoint``: URL of another S3 than AWS's (MinIO, Ceph); None for AWS. An access key in
+    ``environ`` counts as in the environment, from which a serving process takes its secrets.
     """
     config = Config(
         connect_timeout=_CONNECT_TIMEOUT,
@@ -109,5 +119,40 @@ def connect_s3(endpoint: str | None) -> S3Client:
         s3={"addressing_style": "path"} if endpoint else {},
     )
     # A session of its own: boto3's default one is shared and not thread-safe to make clients from.
-    client: S3Client = boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
+    client: S3Client = boto3.session.Session().client(
+        "s3", endpoint_url=endpoint, config=config, **_access_key(environ)
+    )
     return client
+
+
+def _access_key(environ: Mapping[str, str]) -> dict[str, str]:
+    found = {name: environ.get(variable, "") for name, variable in _ACCESS_KEY.items()}
+    if not found["aws_access_key_id"] or not found["aws_secret_access_key"]:
+        return {}
+    return {name: value for name, value in found.items() if value}
+
+
+def read_objects(
+    bucket: str, prefix: str, begins: str, endpoint: str | None
+) -> Iterator[tuple[str, bytes]]:
+    """Key and content of the objects below ``prefix`` whose names begin so, by key.
+
+    Needs ``s3:ListBucket`` and ``s3:GetObject``.
+
+    Raises:
+        PublicationFailed: they cannot be read.
+    """
+    where = f"{prefix.strip('/')}/{begins}".lstrip("/")
+    client: Any = connect_s3(endpoint)
+    try:
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=where)
+        for page in pages:
+            for found in page.get("Contents", ()):
+                answer = client.get_object(Bucket=bucket, Key=found["Key"])
+                yield found["Key"], answer["Body"].read(_MAX_READ)
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code")
+        raise PublicationFailed(f"s3://{bucket}/{prefix} cannot be read: {code}.") from error
+    except BotoCoreError as error:
+        why = type(error).__name__
+        raise PublicationFailed(f"s3://{bucket}/{prefix} cannot be read: {why}.") from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import unquote, urlsplit
 
 from kmsjwks.domain.documents import JWKS_NAME
@@ -16,17 +18,24 @@ from kmsjwks.publishing.names import check_name
 
 # AWS's rules for general purpose buckets, and the underscore and capitals of other makes.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
+_NO_ENVIRON: Mapping[str, str] = MappingProxyType({})
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def target_for(
-    uri: str, *, endpoint: str | None = None, base: Path | None = None, name: str = JWKS_NAME
+    uri: str,
+    *,
+    endpoint: str | None = None,
+    base: Path | None = None,
+    name: str = JWKS_NAME,
+    environ: Mapping[str, str] = _NO_ENVIRON,
 ) -> DocumentTarget:
     """The target of ``s3://bucket/prefix``, ``file:///path`` or a path.
 
-    A path that ends in ``/`` or is a directory takes all documents; any other is one file, for the
-    document ``name``. Relative paths start at ``base``, or where the process runs. ``endpoint`` is
-    the URL of another S3 than AWS's. Touches neither disk nor network but to look for a directory.
+    A path that ends in ``/`` or is a directory takes all documents; any other is one file, for
+    the document ``name``. Relative paths start at ``base``, or where the process runs.
+    ``endpoint`` is the URL of another S3 than AWS's; ``environ`` may hold its access key. Touches
+    neither disk nor network but to look for a directory.
 
     Raises:
         InvalidRequest: not such a URI.
@@ -35,7 +44,7 @@ def target_for(
     scheme = _SCHEME.match(uri)
     kind = scheme.group(1).lower() if scheme else ""
     if kind == "s3":
-        return _bucket(uri, endpoint)
+        return _bucket(uri, endpoint, environ)
     if kind == "file":
         return _path(_of_file_uri(uri), Path(), name)
     if kind or not uri.strip() or "\0" in uri:
@@ -47,7 +56,11 @@ def target_for(
 
 
 def checkpoint_target_for(
-    uri: str, *, endpoint: str | None = None, base: Path | None = None
+    uri: str,
+    *,
+    endpoint: str | None = None,
+    base: Path | None = None,
+    environ: Mapping[str, str] = _NO_ENVIRON,
 ) -> DocumentTarget:
     """As ``target_for``, where every checkpoint is an object of its own: a path is a directory,
     and a URL is POSTed to.
@@ -60,13 +73,13 @@ def checkpoint_target_for(
     if kind in ("http", "https"):
         return EndpointTarget(uri)
     if kind == "s3":
-        return _bucket(uri, endpoint)
+        return _bucket(uri, endpoint, environ)
     if kind == "file":
         return DirectoryTarget(Path(_of_file_uri(uri)))
     return DirectoryTarget((base or Path()) / uri)
 
 
-def _bucket(uri: str, endpoint: str | None) -> DocumentTarget:
+def _bucket(uri: str, endpoint: str | None, environ: Mapping[str, str]) -> DocumentTarget:
     bucket, _, prefix = uri[len("s3://") :].partition("/")
     prefix = prefix.strip("/")
     if not _BUCKET.fullmatch(bucket) or not _is_prefix(prefix):
@@ -79,7 +92,7 @@ def _bucket(uri: str, endpoint: str | None) -> DocumentTarget:
         raise ConfigurationError(
             ["Publishing to s3:// needs boto3: install kmsjwks[s3], then start again."]
         ) from error
-    return S3Target(bucket, prefix, partial(connect_s3, endpoint))
+    return S3Target(bucket, prefix, partial(connect_s3, endpoint, environ))
 
 
 def _is_prefix(text: str) -> bool:

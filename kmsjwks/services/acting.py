@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
-from kmsjwks.domain.errors import (
-    KeysetNotFound,
-    StoreUnavailable,
-)
-from kmsjwks.domain.keys import Keyset
-from kmsjwks.domain.ports import Change, KeyStore, LifecycleEvent
+from kmsjwks.domain.approvals import Approval, ApprovalState
+from kmsjwks.domain.errors import KeyNotKnown, KeysetNotFound, StoreUnavailable
+from kmsjwks.domain.keys import Key, Keyset
+from kmsjwks.domain.ports import Change, Clock, KeyStore, LifecycleEvent
+from kmsjwks.services.faultpoints import FaultPoints
 
 _LOCK_PATIENCE = 20.0  # seconds to wait for another process's turn
 
 
 @dataclass(frozen=True, slots=True)
+class Acts:
+    """What an act does, before anybody is named."""
+
+    says: list[str]
+    changes: list[Change]
+    event: str
+    kid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Proposal:
-    """What an act does: for people in ``says``, for the store in the rest."""
+    """What an act does: for people in ``says``, for the store in the rest. ``approval``: that of a
+    second person, which is waited for, was given or was withdrawn; None where none is needed."""
 
     says: tuple[str, ...]
     changes: tuple[Change, ...]
     event: LifecycleEvent
+    approval: Approval | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing is done before somebody else approves it."""
+        return self.approval is not None and self.approval.state is ApprovalState.PROPOSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +56,64 @@ def find_keyset(store: KeyStore, name: str) -> Keyset:
     if found is None:
         raise KeysetNotFound(f"There is no keyset {name}.")
     return found
+
+
+def one_key(keys: Sequence[Key], kid: str) -> Key:
+    """Of keys among which it is."""
+    return next(key for key in keys if key.kid == kid)
+
+
+def acts_on(before: Key, after: Key, event: str, says: str) -> Acts:
+    """One key changes, or none where it is so already."""
+    changes = [Change(before, after)] if before != after else []
+    return Acts([says], changes, event, before.kid)
+
+
+class Carrier:
+    """Carries out acts on the keys of a keyset."""
+
+    def __init__(self, store: KeyStore, clock: Clock, faults: FaultPoints) -> None:
+        self.store, self.faults = store, faults
+        self._clock = clock
+
+    def now(self) -> int:
+        """In whole seconds."""
+        return int(self._clock.now())
+
+    def turn(self, actor: Actor) -> AbstractContextManager[None]:
+        """The planner's lock, so that no tick is in the middle of the opposite."""
+        return nullcontext() if actor.dry_run else planner_turn(self.store)
+
+    def carry_out(
+        self, name: str, actor: Actor, propose: Callable[[Keyset, list[Key]], Acts]
+    ) -> Proposal:
+        """
+        Raises:
+            KeysetNotFound, or what ``propose`` raises.
+        """
+        with self.turn(actor):
+            acts = propose(find_keyset(self.store, name), list(self.store.keys(name)))
+            event = self.event(actor, name, acts.kid, acts.event)
+            if acts.changes and not actor.dry_run:
+                self.faults.reach(f"{acts.event}.before")
+                self.store.apply(acts.changes, event)
+                self.faults.reach(f"{acts.event}.recorded")
+        return Proposal(tuple(acts.says), tuple(acts.changes), event)
+
+    def key(self, kid: str) -> Key:
+        """
+        Raises:
+            KeyNotKnown
+        """
+        key = next((one for one in list(self.store.keys()) if one.kid == kid), None)
+        if key is None:
+            raise KeyNotKnown(f"There is no key {kid}.")
+        return key
+
+    def event(self, actor: Actor, keyset: str, kid: str | None, what: str) -> LifecycleEvent:
+        return LifecycleEvent(
+            self.now(), actor.name, keyset, kid, what, request_id=actor.request_id
+        )
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 
 from kmsjwks.domain.algorithms import Algorithm
+from kmsjwks.domain.approvals import Approval
 from kmsjwks.domain.keys import Key, Keyset
 from kmsjwks.domain.ports import Change, KeyStore, Lease, LifecycleEvent
 from kmsjwks.services.audited import ActTrail, lifecycle_act
@@ -52,6 +53,26 @@ class AuditedKeyStore:
     ) -> None:
         with self._trail.act(lifecycle_act(event, [*map(_says, changes)])):
             self._store.update_keyset(before, after, changes, event)
+
+    def propose(self, approval: Approval, event: LifecycleEvent) -> None:
+        with self._trail.act(lifecycle_act(event)):
+            self._store.propose(approval, event)
+
+    def approve(
+        self, approval: Approval, changes: Sequence[Change], events: Sequence[LifecycleEvent]
+    ) -> None:
+        """The approval and what it carries out are an act each."""
+        with ExitStack() as acts:
+            for event in events:
+                acts.enter_context(self._trail.act(lifecycle_act(event)))
+            self._store.approve(approval, changes, events)
+
+    def withdraw(self, approval: Approval, event: LifecycleEvent) -> None:
+        with self._trail.act(lifecycle_act(event)):
+            self._store.withdraw(approval, event)
+
+    def approvals(self, keyset: str | None = None) -> Sequence[Approval]:
+        return self._store.approvals(keyset)
 
     def begin_creation(
         self, request_id: str, keyset: str, backend: str, algorithm: Algorithm, created_at: int

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from kmsjwks.domain import interventions, rotation
+from kmsjwks.domain.approvals import ApprovalPolicy, ProtectedAct
 from kmsjwks.domain.effects import effect_of_early_takeover, effects_of_compromise
-from kmsjwks.domain.errors import (
-    BackendError,
-    BackendUnavailable,
-    KeyNotKnown,
-    TransitionRefused,
-)
+from kmsjwks.domain.errors import BackendError, TransitionRefused
 from kmsjwks.domain.explanation import moment
 from kmsjwks.domain.keys import Key, Keyset, KeyState, check_transition
-from kmsjwks.domain.ports import Change, Clock, KeyBackend, KeyStore, LifecycleEvent
+from kmsjwks.domain.ports import Change, Clock, KeyBackend, KeyStore
 from kmsjwks.domain.timing import InstallationTiming
-from kmsjwks.services.acting import Actor, Proposal, find_keyset, planner_turn
+from kmsjwks.services.acting import Actor, Acts, Carrier, Proposal, acts_on, one_key
+from kmsjwks.services.approving import ApprovalDesk
 from kmsjwks.services.keymaking import KeyMaker
+from kmsjwks.services.protecting import ProtectedActs
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Acts:
-    """A proposal before it is recorded."""
-
-    says: list[str]
-    changes: list[Change]
-    event: str
-    kid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +28,11 @@ class KeyServiceOptions:
 
     timing: InstallationTiming
     gated: bool
+    approvals: ApprovalPolicy = field(default_factory=ApprovalPolicy)
 
 
 class KeyService:
-    """Rotation, compromise, hold, destruction."""
+    """Rotation, compromise, hold, destruction; ``desk`` holds proposals of acts that take two."""
 
     def __init__(
         self,
@@ -54,8 +42,11 @@ class KeyService:
         clock: Clock,
         options: KeyServiceOptions,
     ) -> None:
-        self._store, self._backends, self._maker = store, backends, maker
+        self._store, self._maker = store, maker
         self._clock, self._timing, self._gated = clock, options.timing, options.gated
+        self._carrier = Carrier(store, clock, maker.faults)
+        self.desk = ApprovalDesk(store, options.approvals, clock, maker.faults)
+        self._protected = ProtectedActs(self._carrier, self.desk, backends, options.timing)
 
     def rotate(self, keyset: str, actor: Actor) -> Proposal:
         """The spare takes over as soon as every verifier may be taken to know it.
@@ -65,7 +56,9 @@ class KeyService:
             TransitionRefused: a hold is in the way.
             BackendError: there is no spare, and none can be made.
         """
-        return self._carry_out(keyset, actor, lambda found, keys: self._rotate(found, keys, actor))
+        return self._carrier.carry_out(
+            keyset, actor, lambda found, keys: self._rotate(found, keys, actor)
+        )
 
     def deactivate(self, kid: str, actor: Actor) -> Proposal:
         """Stop signing with the active key: its spare takes over as in ``rotate``.
@@ -76,11 +69,11 @@ class KeyService:
             BackendError: there is no spare, and none can be made.
         """
 
-        def propose(keyset: Keyset, keys: list[Key]) -> _Acts:
-            check_transition(_one(keys, kid), KeyState.DEACTIVATED)
+        def propose(keyset: Keyset, keys: list[Key]) -> Acts:
+            check_transition(one_key(keys, kid), KeyState.DEACTIVATED)
             return self._rotate(keyset, keys, actor)
 
-        return self._carry_out(self._key(kid).keyset, actor, propose)
+        return self._carrier.carry_out(self._carrier.key(kid).keyset, actor, propose)
 
     def compromise(self, kid: str, actor: Actor) -> Proposal:
         """The key leaves the JWKS at once; where it signed, the spare takes over at once. A
@@ -89,8 +82,8 @@ class KeyService:
         Raises:
             KeyNotKnown, TransitionRefused.
         """
-        return self._carry_out(
-            self._key(kid).keyset,
+        return self._carrier.carry_out(
+            self._carrier.key(kid).keyset,
             actor,
             lambda keyset, keys: self._compromise(keyset, keys, kid, actor),
         )
@@ -103,11 +96,11 @@ class KeyService:
             KeyNotKnown
         """
 
-        def propose(_: Keyset, keys: list[Key]) -> _Acts:
-            key = _one(keys, kid)
-            return _acts(key, replace(key, hold=True), "held", f"Key {kid} is on hold.")
+        def propose(_: Keyset, keys: list[Key]) -> Acts:
+            key = one_key(keys, kid)
+            return acts_on(key, replace(key, hold=True), "held", f"Key {kid} is on hold.")
 
-        return self._carry_out(self._key(kid).keyset, actor, propose)
+        return self._carrier.carry_out(self._carrier.key(kid).keyset, actor, propose)
 
     def release(self, kid: str, actor: Actor) -> Proposal:
         """End a hold. Dates that passed meanwhile are set anew.
@@ -116,67 +109,54 @@ class KeyService:
             KeyNotKnown
         """
 
-        def propose(keyset: Keyset, keys: list[Key]) -> _Acts:
+        def propose(keyset: Keyset, keys: list[Key]) -> Acts:
             now = int(self._clock.now())
             pairs = interventions.released(keyset, keys, kid, self._timing, now)
             changes = [Change(before, after) for before, after in pairs]
-            return _Acts([f"Key {kid} is released."], changes, "released", kid)
+            return Acts([f"Key {kid} is released."], changes, "released", kid)
 
-        return self._carry_out(self._key(kid).keyset, actor, propose)
+        return self._carrier.carry_out(self._carrier.key(kid).keyset, actor, propose)
 
     def destroy(self, kid: str, actor: Actor) -> Proposal:
-        """Begin the waiting window at whose end the private half is destroyed. Asked again, the
-        window stays as it is.
+        """Begin the waiting window at whose end the private half is destroyed; of a compromised
+        key, end the wait for it. Asked again, the window stays as it is.
 
         Raises:
             KeyNotKnown
             TransitionRefused: a token that it signed may live, or its state or a hold forbids it.
         """
-        return self._carry_out(
-            self._key(kid).keyset, actor, lambda keyset, keys: self._destroy(keyset, keys, kid)
-        )
+        return self._protected.do(ProtectedAct.DESTROY, kid, actor)
+
+    def undo_compromise(self, kid: str, actor: Actor) -> Proposal:
+        """Take back that the key is compromised: it is deactivated, and published again for its
+        tokens. A backend that is down does not stand in the way.
+
+        Raises:
+            KeyNotKnown
+            TransitionRefused: it is not compromised, destroyed already, or on hold.
+        """
+        return self._protected.do(ProtectedAct.UNDO_COMPROMISE, kid, actor)
+
+    def approve(self, approval_id: str, actor: Actor) -> Proposal:
+        """As the second person, carry out what another one proposed.
+
+        Raises:
+            ApprovalNotKnown
+            ApprovalRefused: it was made by the same person, is not open, or the key has changed.
+            TransitionRefused: what was proposed cannot be done.
+        """
+        return self._protected.approve(approval_id, actor)
 
     def cancel_destroy(self, kid: str, actor: Actor) -> Proposal:
-        """In our waiting window, or in that of the backend.
+        """In our waiting window, or in that of the backend. A proposal that waits for a second
+        person is withdrawn instead.
 
         Raises:
             KeyNotKnown
             TransitionRefused: no destruction is pending, or the key is compromised.
             BackendError: the backend waits for its end, and cannot be asked to stop.
         """
-
-        def propose(_: Keyset, keys: list[Key]) -> _Acts:
-            key = _one(keys, kid)
-            if key.state in (KeyState.COMPROMISED, KeyState.DESTROYED):
-                raise TransitionRefused(f"Key {kid} is {key.state.value}; that is not undone.")
-            if key.times.destroy_at is None:
-                raise TransitionRefused(f"No destruction of {kid} is pending.")
-            if key.times.private_destroyed_at is not None and not actor.dry_run:
-                self._backend_of(key).cancel_destruction(key.ref)
-            times = replace(key.times, destroy_at=None, private_destroyed_at=None)
-            after = replace(key, times=times)
-            return _acts(key, after, "destruction-cancelled", f"Key {kid} is kept.")
-
-        return self._carry_out(self._key(kid).keyset, actor, propose)
-
-    def _carry_out(
-        self, name: str, actor: Actor, propose: Callable[[Keyset, list[Key]], _Acts]
-    ) -> Proposal:
-        """Under the planner's lock, so that no tick is in the middle of the opposite."""
-        with nullcontext() if actor.dry_run else planner_turn(self._store):
-            acts = propose(find_keyset(self._store, name), list(self._store.keys(name)))
-            event = self._event(actor, name, acts.kid, acts.event)
-            if acts.changes and not actor.dry_run:
-                self._maker.faults.reach(f"{acts.event}.before")
-                self._store.apply(acts.changes, event)
-                self._maker.faults.reach(f"{acts.event}.recorded")
-        return Proposal(tuple(acts.says), tuple(acts.changes), event)
-
-    def _backend_of(self, key: Key) -> KeyBackend:
-        backend = self._backends.get(key.backend)
-        if backend is None:
-            raise BackendUnavailable(f"The backend {key.backend} is not configured here.")
-        return backend
+        return self._protected.cancel_destroy(kid, actor)
 
     def _with_spare(self, keyset: Keyset, keys: list[Key], actor: Actor) -> list[Key]:
         """The keys, with the spare that is to take over made where there is none.
@@ -187,20 +167,20 @@ class KeyService:
         if rotation.next_spare(keyset, keys) is not None or actor.dry_run:
             return keys
         made = self._maker.make(keyset, where=rotation.next_backend(keyset, keys))
-        event = self._event(actor, keyset.name, made.key.kid, "spare-published")
+        event = self._carrier.event(actor, keyset.name, made.key.kid, "spare-published")
         self._maker.faults.reach("spare.before")
         self._store.apply([], event, added=[(made.key, made.request_id)])
         self._maker.faults.reach("spare.recorded")
         return list(self._store.keys(keyset.name))
 
-    def _rotate(self, keyset: Keyset, found: list[Key], actor: Actor) -> _Acts:
+    def _rotate(self, keyset: Keyset, found: list[Key], actor: Actor) -> Acts:
         active = rotation.active_key(found)
         if active is not None and active.hold:
             raise TransitionRefused(f"The active key {active.kid} is on hold; release it first.")
         spare = rotation.next_spare(keyset, self._with_spare(keyset, found, actor))
         if spare is None:
             says = "A spare is made first; it takes over when the propagation delay is over."
-            return _Acts([says], [], "rotation-requested")
+            return Acts([says], [], "rotation-requested")
         if rotation.is_blocked(spare, gated=self._gated):
             raise TransitionRefused(
                 f"The spare {spare.kid} has not been seen in the JWKS through the public URL; "
@@ -212,10 +192,10 @@ class KeyService:
             end = rotation.withdrawal(keyset, active, self._timing, at)
             says += f" Key {active.kid} stays published until {moment(end)} at the latest."
         after = replace(spare, times=replace(spare.times, activate_at=at))
-        return _acts(spare, after, "rotation-requested", says)
+        return acts_on(spare, after, "rotation-requested", says)
 
-    def _compromise(self, keyset: Keyset, found: list[Key], kid: str, actor: Actor) -> _Acts:
-        key = _one(found, kid)
+    def _compromise(self, keyset: Keyset, found: list[Key], kid: str, actor: Actor) -> Acts:
+        key = one_key(found, kid)
         check_transition(key, KeyState.COMPROMISED)
         keys = found
         if key.state is KeyState.ACTIVE:
@@ -224,9 +204,10 @@ class KeyService:
             except BackendError as error:
                 _log.error("Keyset %s has no spare and none can be made: %s", keyset.name, error)
         now = int(self._clock.now())
-        says = [*effects_of_compromise(keyset, key, self._timing, now)]
-        times = replace(key.times, compromised_at=now)
-        gone = replace(key, state=KeyState.COMPROMISED, hold=False, times=times)
+        wait = self.desk.policy.compromise_wait
+        gone = interventions.compromised(keyset, key, self._timing, wait, now)
+        kept_until = gone.times.destroy_at
+        says = [*effects_of_compromise(keyset, key, self._timing, now, kept_until=kept_until)]
         changes = [Change(key, gone)]
         if key.state is KeyState.ACTIVE:
             spare = rotation.replacement([one for one in keys if one.kid != kid], now, key.backend)
@@ -236,48 +217,7 @@ class KeyService:
                 changes.append(_take_over(spare, now))
                 early = effect_of_early_takeover(keyset, spare, now)
                 says += [f"Key {spare.kid} signs from now on.", *([early] if early else [])]
-        return _Acts(says, changes, "compromised", kid)
-
-    def _destroy(self, keyset: Keyset, keys: list[Key], kid: str) -> _Acts:
-        key = _one(keys, kid)
-        check_transition(key, KeyState.DESTROYED)
-        if key.state is KeyState.COMPROMISED:
-            says = f"Key {kid} is compromised: it is destroyed as soon as its backend answers."
-            return _Acts([says], [], "destruction-begun", kid)
-        now = int(self._clock.now())
-        withdraw_at = key.times.withdraw_at
-        if key.state is KeyState.DEACTIVATED and (withdraw_at is None or now < withdraw_at):
-            raise TransitionRefused(
-                f"Tokens signed by {kid} may live until {moment(withdraw_at)}; destroy it after "
-                "that. If it is in wrong hands, use compromise."
-            )
-        begun = key.times.destroy_at is not None
-        after = key if begun else interventions.destruction_begun(keyset, key, self._timing, now)
-        says = (
-            f"Key {kid} is destroyed at {moment(after.times.destroy_at)}; until then it can be "
-            "cancelled."
-        )
-        return _acts(key, after, "destruction-begun", says)
-
-    def _key(self, kid: str) -> Key:
-        key = next((one for one in list(self._store.keys()) if one.kid == kid), None)
-        if key is None:
-            raise KeyNotKnown(f"There is no key {kid}.")
-        return key
-
-    def _event(self, actor: Actor, keyset: str, kid: str | None, what: str) -> LifecycleEvent:
-        now = int(self._clock.now())
-        return LifecycleEvent(now, actor.name, keyset, kid, what, request_id=actor.request_id)
-
-
-def _acts(before: Key, after: Key, event: str, says: str) -> _Acts:
-    """One key changes, or none where it is so already."""
-    changes = [Change(before, after)] if before != after else []
-    return _Acts([says], changes, event, before.kid)
-
-
-def _one(keys: Sequence[Key], kid: str) -> Key:
-    return next(key for key in keys if key.kid == kid)
+        return Acts(says, changes, "compromised", kid)
 
 
 def _take_over(spare: Key, now: int) -> Change:

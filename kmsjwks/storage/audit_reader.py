@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from time import strptime
-from typing import Any
+from typing import Any, BinaryIO
 
 from kmsjwks.domain.auditfilter import RecordFilter
 from kmsjwks.domain.audittrail import TrailFile, TrailReport, parse_file_name
@@ -109,7 +109,8 @@ class AuditReader:
 
     def _backwards(self, path: Path, wanted: RecordFilter) -> Iterator[_Timed]:
         last = path.stat().st_mtime
-        for time, record in _timed(path, _lines_backwards(path), wanted, wanted.needles()):
+        lines = _lines_backwards(path, wanted.until)
+        for time, record in _timed(path, lines, wanted, wanted.needles()):
             last = time or last
             yield -last, record
 
@@ -175,11 +176,13 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise _unreadable(path) from error
 
 
-def _lines_backwards(path: Path) -> Iterator[bytes]:
-    """The last line first, in blocks from the end."""
+def _lines_backwards(path: Path, until: float | None) -> Iterator[bytes]:
+    """The last line first, in blocks from the end, or from where ``until`` (seconds) is past."""
     try:
         with path.open("rb") as file:
             position, rest = file.seek(0, os.SEEK_END), b""
+            if until is not None:
+                position = _end_before(file, position, until + _SLACK)
             while position > 0:
                 size = min(_BLOCK, position)
                 position = file.seek(position - size)
@@ -190,6 +193,33 @@ def _lines_backwards(path: Path) -> Iterator[bytes]:
                 yield rest
     except OSError as error:
         raise _unreadable(path) from error
+
+
+def _end_before(file: BinaryIO, size: int, moment: float) -> int:
+    """Where a line ends after which all records are later than ``moment``, by bisection."""
+    low, high = 0, size
+    while high - low > _BLOCK:
+        middle = (low + high) // 2
+        file.seek(middle)
+        file.readline()
+        found = _time_of(file.readline())
+        if found is None:
+            return high  # what it is, a reader of lines may say
+        if found > moment:
+            high = middle
+        else:
+            low = middle
+    file.seek(high)
+    file.readline()
+    return file.tell()
+
+
+def _time_of(line: bytes) -> float | None:
+    try:
+        time = json.loads(line)["time"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return float(time) if isinstance(time, int | float) else None
 
 
 def _whole_lines(path: Path, offset: int) -> tuple[list[bytes], int]:

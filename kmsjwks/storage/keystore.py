@@ -9,10 +9,11 @@ from sqlalchemy import Connection, Engine, and_, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from kmsjwks.domain.algorithms import Algorithm
+from kmsjwks.domain.approvals import Approval
 from kmsjwks.domain.errors import Conflict, StoreUnavailable
 from kmsjwks.domain.keys import Key, Keyset
 from kmsjwks.domain.ports import Change, Lease, LifecycleEvent
-from kmsjwks.storage import leases, plannerlock, rows, schema, writes
+from kmsjwks.storage import approvals, leases, plannerlock, rows, schema, writes
 from kmsjwks.storage.migration import HEAD, schema_is_current
 from kmsjwks.storage.rows import CreationIntent
 from kmsjwks.storage.transactions import reading, writing
@@ -111,6 +112,29 @@ class SqlKeyStore:
             writes.replace_keyset(connection, before, after)
             writes.change_keys(connection, changes)
             writes.record(connection, event)
+
+    def propose(self, approval: Approval, event: LifecycleEvent) -> None:
+        with self._changing() as connection:
+            approvals.propose(connection, approval)
+            writes.record(connection, event)
+
+    def approve(
+        self, approval: Approval, changes: Sequence[Change], events: Sequence[LifecycleEvent]
+    ) -> None:
+        with self._changing() as connection:
+            approvals.end(connection, approval)
+            writes.change_keys(connection, changes)
+            for event in events:
+                writes.record(connection, event)
+
+    def withdraw(self, approval: Approval, event: LifecycleEvent) -> None:
+        with self._changing() as connection:
+            approvals.end(connection, approval)
+            writes.record(connection, event)
+
+    def approvals(self, keyset: str | None = None) -> Sequence[Approval]:
+        with reading(self._engine) as connection:
+            return approvals.of_keyset(connection, keyset)
 
     def events(self, keyset: str, limit: int = 100) -> Sequence[LifecycleEvent]:
         table = schema.lifecycle_events

@@ -12,7 +12,7 @@ from kmsjwks.domain.errors import StoreUnavailable
 from kmsjwks.storage.postgresql import be_patient
 from kmsjwks.storage.transactions import reading, writing
 
-HEAD = "0003"  # the newest revision in migrations/versions
+HEAD = "0004"  # the newest revision in migrations/versions
 
 ADVISORY_KEY = 0x6B6D736A776B7302  # "kmsjwks", 2; the planner's lock is 1
 _PATIENCE = 300  # seconds that an upgrade on PostgreSQL may wait or take

@@ -121,6 +121,40 @@ lifecycle_events = Table(
 
 Index("ix_lifecycle_events_keyset", lifecycle_events.c.keyset, lifecycle_events.c.id)
 
+# Acts that take a second person, and what became of them. Rows are kept: they say who was asked.
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("act", Text, nullable=False),
+    Column("keyset", Text, nullable=False),
+    Column("kid", Text, nullable=False),
+    Column("key_version", BigInteger, nullable=False),
+    Column("proposed_by", Text, nullable=False),
+    Column("proposed_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("approved_by", Text),
+    Column("approved_at", BigInteger),
+    ForeignKeyConstraint(["kid"], ["keys.kid"], name="fk_approvals_kid"),
+    CheckConstraint("approved_by <> proposed_by", name="ck_approvals_two_persons"),
+    CheckConstraint(
+        "(state = 'approved') = (approved_by IS NOT NULL AND approved_at IS NOT NULL)",
+        name="ck_approvals_approved",
+    ),
+)
+
+_PROPOSED = text("state = 'proposed'")
+
+Index(
+    "uq_approvals_one_open",
+    approvals.c.kid,
+    approvals.c.act,
+    unique=True,
+    sqlite_where=_PROPOSED,
+    postgresql_where=_PROPOSED,
+)
+
 # One row for each process that signs with a key. No foreign key: a database restored from a backup
 # may not know the key that a process still signs with.
 signing_leases = Table(

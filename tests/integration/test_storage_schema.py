@@ -87,7 +87,7 @@ class TestMigration:
             schema.metadata.create_all(connection)
         assert described(engine) == migrated
 
-    @pytest.mark.parametrize("release", ["0001", "0002"])
+    @pytest.mark.parametrize("release", ["0001", "0002", "0003"])
     def test_what_earlier_releases_stored_is_kept(self, empty: Engine, release: str) -> None:
         """Rows as the releases wrote them, with the defaults of then."""
         with writing(empty) as connection:
@@ -108,6 +108,21 @@ class TestMigration:
         assert list(store.keys()) == [key]
         with pytest.raises(IntegrityError, match="cannot be active"), writing(empty) as connection:
             connection.execute(text("UPDATE keys SET private_destroyed_at = 1"))
+
+    def test_a_date_that_meant_nothing_keeps_no_compromised_key(self, empty: Engine) -> None:
+        with writing(empty) as connection:
+            command.upgrade(alembic_config(connection), "0003")
+            connection.execute(
+                insert(schema.keysets).values(rows.keyset_to_row(keyset_named("demo")))
+            )
+            for kid, state in (("bad", "compromised"), ("spent", "deactivated")):
+                row = rows.key_to_row(key_of(keyset_named("demo"), kid))
+                connection.execute(
+                    insert(schema.keys).values(row | {"state": state, "destroy_at": NOW})
+                )
+        migrate(empty)
+        found = {key.kid: key.times.destroy_at for key in list(SqlKeyStore(empty).keys())}
+        assert found == {"bad": None, "spent": NOW}
 
     def test_head_is_the_newest_packaged_revision(self, engine: Engine) -> None:
         with reading(engine) as connection:

@@ -21,10 +21,11 @@ from kmsjwks.config import Settings, load
 from kmsjwks.domain import rotation
 from kmsjwks.domain.access import Action, Grant, Principal
 from kmsjwks.domain.algorithms import find_algorithm
-from kmsjwks.domain.keys import KeyState
+from kmsjwks.domain.approvals import ApprovalState
+from kmsjwks.domain.keys import Key, KeyState
 from kmsjwks.domain.timing import RotationSchedule
 from kmsjwks.domain.tokens import TokenRules
-from kmsjwks.services.acting import Actor
+from kmsjwks.services.acting import Actor, Proposal
 from kmsjwks.services.faultpoints import FaultPoints
 from kmsjwks.services.keysets import KeysetSpec
 from kmsjwks.services.signing import Caller, SignRequest
@@ -44,6 +45,7 @@ class Place:
 
     config: Path
     database: str
+    approvals: bool = False
 
 
 @dataclass
@@ -114,7 +116,9 @@ def _make_database(place: Place) -> None:
 
 
 def _settings(place: Place) -> Settings:
-    return load(place.config, environ={}, overrides={"database.url": place.database})
+    acts = ("destroy", "undo-compromise") if place.approvals else ()
+    overrides = {"database.url": place.database, "approvals.required_for": acts}
+    return load(place.config, environ={}, overrides=overrides)
 
 
 def _nothing(_: Process) -> None:
@@ -153,13 +157,66 @@ def _destroy_spare(process: Process) -> None:
     process.tick()
 
 
+def _wrongly_compromised(process: Process) -> None:
+    process.create()
+    _compromise(process)
+
+
+def _first_spare(process: Process) -> Key:
+    """The one to destroy, if it was decided already."""
+    found = process.service.store.keys(NAME)
+    waiting = [key for key in found if key.state is KeyState.PRE_ACTIVATION]
+    return min(waiting, key=lambda key: key.times.destroy_at is None)
+
+
+def _destroy_by_two(process: Process) -> None:
+    kid = _first_spare(process).kid
+    _by_two(process, lambda: process.service.keys.destroy(kid, OPERATOR))
+
+
+def _destroyed_by_two(process: Process) -> None:
+    """What the kill left is gone on with, and is done once."""
+    _destroy_by_two(process)
+    assert _first_spare(process).times.destroy_at is not None
+    _assert_told(process, "destroy-approved", "destruction-begun")
+
+
+def _undo_by_two(process: Process) -> None:
+    found = process.service.store.keys(NAME)
+    wrong = next((key.kid for key in found if key.state is KeyState.COMPROMISED), None)
+    if wrong is not None:
+        _by_two(process, lambda: process.service.keys.undo_compromise(wrong, OPERATOR))
+
+
+def _undone_by_two(process: Process) -> None:
+    _undo_by_two(process)
+    assert process.kid(KeyState.DEACTIVATED)
+    _assert_told(process, "undo-compromise-approved", "compromise-undone")
+
+
+def _assert_told(process: Process, *events: str) -> None:
+    told = [event.event for event in process.service.store.events(NAME)]
+    assert [told.count(event) for event in events] == [1] * len(events), told
+    assert [one.state for one in process.service.store.approvals()] == [ApprovalState.APPROVED]
+
+
+def _by_two(process: Process, act: Callable[[], Proposal]) -> None:
+    approval = act().approval
+    if approval is not None:
+        process.service.keys.approve(approval.id, Actor("paul"))
+    process.tick()
+
+
 @dataclass(frozen=True)
 class Operation:
-    """``day``: when others go on after a kill."""
+    """``day``: when others go on after a kill. ``approvals``: destroying and undoing takes two.
+    ``after``: what those who go on do first."""
 
     prepare: Callable[[Process], None]
     act: Callable[[Process], None]
     day: int = 0
+    approvals: bool = False
+    after: Callable[[Process], None] = _nothing
 
 
 OPERATIONS = {
@@ -169,13 +226,20 @@ OPERATIONS = {
     "rotate": Operation(Process.create, _rotate, 2),
     "compromise": Operation(Process.create, _compromise),
     "destroy": Operation(Process.create, _destroy_spare),
+    "destroy by two": Operation(
+        Process.create, _destroy_by_two, approvals=True, after=_destroyed_by_two
+    ),
+    "undo by two": Operation(
+        _wrongly_compromised, _undo_by_two, approvals=True, after=_undone_by_two
+    ),
     "destruction": Operation(_in_destruction, lambda process: process.tick(20), 20),
 }
 
 
 def kill_at_every_point(name: str, config: Path, databases: list[str]) -> None:
     """One case a database, the first of them to find the points; there must be enough."""
-    operation, places = OPERATIONS[name], [Place(config, url) for url in databases]
+    operation = OPERATIONS[name]
+    places = [Place(config, url, operation.approvals) for url in databases]
     points = in_child(lambda: _points(places[0], operation))
     print(f"{name}: {', '.join(points)}")
     assert points
@@ -225,6 +289,7 @@ def _act_and_die(place: Place, operation: Operation, point: str, passes: int) ->
 def _go_on(place: Place, operation: Operation, others: set[str]) -> None:
     """Tokens are signed before anybody has ticked, and afterwards with the same key."""
     process = Process(place, operation.day)
+    operation.after(process)
     exists = bool(process.service.store.keysets())
     signed = process.sign() if exists else None
     process.tick()

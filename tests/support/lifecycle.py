@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kmsjwks.domain import rotation
 from kmsjwks.domain.algorithms import find_algorithm
+from kmsjwks.domain.approvals import ApprovalPolicy
 from kmsjwks.domain.keys import Key, Keyset, KeyState
 from kmsjwks.domain.timing import InstallationTiming, RotationSchedule
 from kmsjwks.domain.tokens import TokenRules
@@ -65,6 +66,7 @@ class Lab:
         directory: Path,
         visible: Visible | None = None,
         timing: InstallationTiming | None = None,
+        approvals: ApprovalPolicy | None = None,
     ) -> None:
         engine = make_engine(f"sqlite:///{directory / 'lab.db'}")
         migrate(engine)
@@ -85,7 +87,11 @@ class Lab:
         self.migration = MigrationService(self.store, backends, self.clock, self.timing, faults)
         self.keysets = KeysetService(self.store, backends, self.maker, self.clock, self.migration)
         self.service = KeyService(
-            self.store, backends, self.maker, self.clock, KeyServiceOptions(self.timing, gated)
+            self.store,
+            backends,
+            self.maker,
+            self.clock,
+            KeyServiceOptions(self.timing, gated, approvals or ApprovalPolicy()),
         )
         self.failover = FailoverService(
             self.store, backends, self.clock, FailoverOptions(self.timing, gated, faults)

@@ -40,11 +40,12 @@ class Installation:
     def __init__(self, directory: Path, backend: Mapping[str, Any], **server: Any) -> None:
         """``backend`` is the table [backends.token] without ``type``; ``server`` adds to the
         table [server]."""
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory, self.port = directory, free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.config = directory / "kmsjwks.toml"
         self.tokens = {name: secrets.token_urlsafe(24) for name in GRANTS}
+        self.config.touch(0o600)  # tests put passwords into it
         self.config.write_text(
             _toml({"port": self.port, "base_url": self.base_url, **server}, self.tokens, backend)
         )
@@ -88,9 +89,15 @@ class Server:
     """One `kmsjwks serve` process with its workers, in a session of their own."""
 
     def __init__(
-        self, installation: Installation, *, port: int | None = None, workers: int = 2
+        self,
+        installation: Installation,
+        *,
+        port: int | None = None,
+        workers: int = 2,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
-        self.installation, self.workers = installation, workers
+        """``environ`` is added to its environment."""
+        self.installation, self.workers, self._environ = installation, workers, dict(environ or {})
         self.port = port or installation.port
         self.log = installation.directory / f"serve-{self.port}.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -105,7 +112,7 @@ class Server:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.installation.command(*words), stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, env=environment(), start_new_session=True,
+                stderr=log, env=environment() | self._environ, start_new_session=True,
             )  # fmt: skip
 
     def start(self) -> None:

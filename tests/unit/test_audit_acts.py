@@ -10,8 +10,14 @@ from typing import Any
 
 import pytest
 
+from kmsjwks.domain.approvals import ApprovalPolicy, ProtectedAct
 from kmsjwks.domain.audit import AuditRecord, ChainHead
-from kmsjwks.domain.errors import AuditUnavailable, BackendUnavailable, StoreUnavailable
+from kmsjwks.domain.errors import (
+    ApprovalRefused,
+    AuditUnavailable,
+    BackendUnavailable,
+    StoreUnavailable,
+)
 from kmsjwks.domain.keys import KeyState
 from kmsjwks.domain.ports import KeyBackend, KeyStore
 from kmsjwks.services.acting import Actor
@@ -56,7 +62,7 @@ class Sink:
 class AuditedLab(Lab):
     """The same services over audited parts."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, approvals: ApprovalPolicy = ApprovalPolicy()) -> None:  # noqa: B008
         super().__init__(directory)
         self.sink = Sink()
         self.deferring = DeferringSink(self.sink)
@@ -68,7 +74,11 @@ class AuditedLab(Lab):
         self.migration = MigrationService(store, backends, self.clock, self.timing, faults)
         self.keysets = KeysetService(store, backends, self.maker, self.clock, self.migration)
         self.service = KeyService(
-            store, backends, self.maker, self.clock, KeyServiceOptions(self.timing, gated=False)
+            store,
+            backends,
+            self.maker,
+            self.clock,
+            KeyServiceOptions(self.timing, gated=False, approvals=approvals),
         )
         options = PlannerOptions(self.timing, None, faults)
         self.planner = Planner(store, backends, self.maker, self.clock, options)
@@ -218,3 +228,48 @@ def test_a_dry_run_is_no_act(lab: AuditedLab) -> None:
     before = len(lab.sink.records)
     lab.service.compromise(lab.active.kid, Actor("olga", dry_run=True))
     assert len(lab.sink.records) == before
+
+
+def test_both_persons_are_in_the_trail(tmp_path: Path) -> None:
+    lab = AuditedLab(tmp_path, ApprovalPolicy(frozenset(ProtectedAct)))
+    lab.keysets.create(spec(), OLGA)
+    lab.sink.records.clear()
+    asked = lab.service.destroy(lab.spare.kid, OLGA).approval
+    assert asked is not None
+    with pytest.raises(ApprovalRefused):
+        lab.service.approve(asked.id, OLGA)
+    assert lab.sink.said() == [
+        ("lifecycle.destroy-proposed", "intent"),
+        ("lifecycle.destroy-proposed", "outcome"),
+    ]
+    lab.service.approve(asked.id, Actor("paul", request_id="r-8"))
+    assert lab.sink.said()[2:] == [
+        ("lifecycle.destroy-approved", "intent"),
+        ("lifecycle.destruction-begun", "intent"),
+        ("lifecycle.destruction-begun", "outcome"),
+        ("lifecycle.destroy-approved", "outcome"),
+    ]
+    proposed, *_, approved = lab.sink.records
+    assert (proposed["principal"], proposed["kid"]) == ("olga", asked.kid)
+    assert asked.id in proposed["detail"]
+    assert asked.id in approved["detail"]
+    for one in lab.sink.records[2:]:
+        assert (one["principal"], one["request_id"]) == ("paul", "r-8")
+        assert "proposed by olga, approved by paul" in one["detail"]
+
+
+def test_no_approval_without_an_intent(tmp_path: Path) -> None:
+    lab = AuditedLab(tmp_path, ApprovalPolicy(frozenset(ProtectedAct)))
+    lab.keysets.create(spec(), OLGA)
+    spare = lab.spare
+    asked = lab.service.destroy(spare.kid, OLGA).approval
+    assert asked is not None
+    for more in (0, 1):  # the second act's intent is needed, too
+        lab.sink.fails_at = len(lab.sink.records) + more
+        with pytest.raises(AuditUnavailable):
+            lab.service.approve(asked.id, Actor("paul"))
+        assert lab.key(spare.kid) == spare
+        assert list(lab.store.approvals()) == [asked]
+        lab.sink.fails_at = None
+    lab.service.approve(asked.id, Actor("paul"))
+    assert lab.key(spare.kid).times.destroy_at is not None

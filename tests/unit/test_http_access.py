@@ -49,6 +49,9 @@ ACTS: dict[tuple[str, str], Action] = {
     ("POST", "/v1/keysets/{name}/keys/{kid}/compromise"): Action.DESTROY,
     ("POST", "/v1/keysets/{name}/keys/{kid}/destroy"): Action.DESTROY,
     ("POST", "/v1/keysets/{name}/keys/{kid}/cancel-destroy"): Action.DESTROY,
+    ("POST", "/v1/keysets/{name}/keys/{kid}/undo-compromise"): Action.DESTROY,
+    ("POST", "/v1/keysets/{name}/keys/{kid}/approve"): Action.DESTROY,
+    ("GET", "/v1/keysets/{name}/proposals"): Action.READ,
 }
 
 

@@ -18,6 +18,7 @@ from kmsjwks.domain.keys import (
     Keyset,
     KeyState,
     KeyTimes,
+    check_correction,
     check_transition,
     is_published,
 )
@@ -188,6 +189,21 @@ ON_DEMAND = replace(KEYSET, schedule=replace(SCHEDULE, period=None))
             [*REST, _key("bad", KeyState.COMPROMISED, private_destroyed_at=T0)],
             T0,
             [Destroy("bad", "the backend's waiting window ended")],
+        ),
+        (KEYSET, [*REST, _key("bad", KeyState.COMPROMISED, destroy_at=T0 + 1)], T0, []),
+        (
+            KEYSET,
+            [*REST, _key("bad", KeyState.COMPROMISED, destroy_at=T0)],
+            T0,
+            [Destroy("bad", "compromised")],
+        ),
+        # Its compromise was undone, and its private half is gone all the same.
+        (KEYSET, [*REST, _deactivated(private_destroyed_at=T0)], WITHDRAWN - 1, []),
+        (
+            KEYSET,
+            [*REST, _deactivated(private_destroyed_at=T0)],
+            WITHDRAWN,
+            [Destroy("gone", "the backend's waiting window ended")],
         ),
         (KEYSET, [*REST, _deactivated()], T0 + 20, []),
         (
@@ -378,7 +394,9 @@ class Store:
     def write(self, *changes: tuple[Key, Key]) -> None:
         for before, after in changes:
             assert self.keys[before.kid] == before
-            if after.state is not before.state:
+            if (before.state, after.state) == (KeyState.COMPROMISED, KeyState.DEACTIVATED):
+                check_correction(before)
+            elif after.state is not before.state:
                 check_transition(before, after.state)
             compromised = after.state is KeyState.COMPROMISED
             if before.hold and after.hold and not compromised:
@@ -397,8 +415,11 @@ class Installation(RuleBasedStateMachine):
         slack=st.sampled_from([0, 1, 60]),
         gated=st.booleans(),
         lifetime=st.sampled_from(LIFETIMES),
+        device_window=st.sampled_from([0, 60]),
     )
-    def build(self, ahead: list[int], slack: int, gated: bool, lifetime: int) -> None:
+    def build(
+        self, ahead: list[int], slack: int, gated: bool, lifetime: int, device_window: int
+    ) -> None:
         schedule = RotationSchedule(
             period=SHORT + SMALL.notice + slack,
             propagation=SHORT,
@@ -409,7 +430,7 @@ class Installation(RuleBasedStateMachine):
         rules = replace(KEYSET.rules, max_lifetime=lifetime, default_lifetime=1)
         keyset = replace(KEYSET, schedule=schedule, rules=rules)
         self.t, self.made, self.gated = 0, 0, gated
-        self.ttl, self.busy = 10**6, True
+        self.ttl, self.busy, self.device_window = 10**6, True, device_window
         self.store = Store(keyset)
         first = replace(self.make(T0), state=KeyState.ACTIVE)
         first = replace(first, times=replace(first.times, activate_at=T0 + max(ahead)))
@@ -551,6 +572,9 @@ class Installation(RuleBasedStateMachine):
             self.store.write((stray, after))
         else:
             gone = keys[step.kid]
+            if self.device_window and gone.times.private_destroyed_at is None:
+                self.set(gone, private_destroyed_at=now + self.device_window)
+                return
             times = replace(gone.times, private_destroyed_at=now, destroyed_at=now)
             self.store.write((gone, replace(gone, state=KeyState.DESTROYED, times=times)))
 
@@ -584,20 +608,42 @@ class Installation(RuleBasedStateMachine):
 
         self.operate(nth, act)
 
-    @rule(nth=st.integers(0, 2), which=st.integers(0, 3))
-    def compromise(self, nth: int, which: int) -> None:
+    @rule(nth=st.integers(0, 2), which=st.integers(0, 3), wait=st.sampled_from([0, 50, 500]))
+    def compromise(self, nth: int, which: int, wait: int) -> None:
         def act(now: int) -> None:
             living = [key for key in self.store.all() if key.state is not KeyState.DESTROYED]
             living = [key for key in living if key.state is not KeyState.COMPROMISED]
             key = living[which % len(living)]
-            times = replace(key.times, compromised_at=now)
-            changes = [(key, replace(key, state=KeyState.COMPROMISED, times=times))]
+            keyset = self.store.keyset
+            changes = [(key, interventions.compromised(keyset, key, SMALL, wait, now))]
             if key.state is KeyState.ACTIVE:
                 spare = rotation.replacement(self.store.all(), now, key.backend)
                 if spare is None:
                     return  # the service makes one first
                 changes.append((spare, self.take_over(spare, now)))
             self.store.write(*changes)
+
+        self.operate(nth, act)
+
+    @precondition(lambda self: any(one.state is KeyState.COMPROMISED for one in self.store.all()))
+    @rule(nth=st.integers(0, 2), which=st.integers(0, 3), retrieved=st.booleans())
+    def undo_compromise(self, nth: int, which: int, retrieved: bool) -> None:
+        """``retrieved``: the backend gave the private half back where it was to be destroyed."""
+
+        def act(now: int) -> None:
+            wrong = [
+                key
+                for key in self.store.all()
+                if key.state is KeyState.COMPROMISED and not key.hold
+            ]
+            if not wrong:
+                return
+            key = wrong[which % len(wrong)]
+            after = interventions.compromise_undone(self.store.keyset, key, SMALL, now)
+            if retrieved:
+                after = replace(after, times=replace(after.times, private_destroyed_at=None))
+            self.store.write((key, after))
+            self.unknown_until[key.kid] = self.t + SHORT
 
         self.operate(nth, act)
 
@@ -675,9 +721,9 @@ TestInstallation.settings = settings(
 )
 
 
-def _installation(ahead: list[int], lifetime: int = 200) -> Installation:
+def _installation(ahead: list[int], lifetime: int = 200, device_window: int = 0) -> Installation:
     world = Installation()
-    world.build(ahead=ahead, slack=0, gated=False, lifetime=lifetime)
+    world.build(ahead=ahead, slack=0, gated=False, lifetime=lifetime, device_window=device_window)
     world.wait_ticking(seconds=SHORT + 5, nth=1)
     return world
 
@@ -719,5 +765,46 @@ def test_a_key_compromised_by_a_fast_clock_is_replaced_on_the_slow_one_too() -> 
     keys = world.store.all()
     active = rotation.active_key(keys)
     assert active is not None
-    world.compromise(nth=0, which=keys.index(active))
+    world.compromise(nth=0, which=keys.index(active), wait=0)
     world.wait_ticking(seconds=400, nth=1)
+
+
+@pytest.mark.parametrize("retrieved", [False, True])
+@pytest.mark.parametrize("wait", [0, 60])
+def test_tokens_of_a_key_whose_compromise_is_undone_verify_again(
+    wait: int, retrieved: bool
+) -> None:
+    """Also those that a replica signed that did not hear of the compromise."""
+    world = _installation([SMALL.skew, 0], device_window=60)
+    world.cut_off(nth=0, seconds=SMALL.grace + 1)
+    keys = world.store.all()
+    active = rotation.active_key(keys)
+    assert active is not None
+    world.compromise(nth=1, which=keys.index(active), wait=wait)
+    world.tick(nth=1, seen=True)
+    world.wait(seconds=5)
+    world.change_lifetime(nth=1, lifetime=1)
+    world.undo_compromise(nth=1, which=0, retrieved=retrieved)
+    undone = world.store.keys[active.kid]
+    assert undone.state is KeyState.DEACTIVATED
+    assert is_published(undone, T0 + world.t)
+    assert world.accepted_until[active.kid] > world.t + SHORT, "no token is left to verify"
+    world.wait_ticking(seconds=400, nth=1)
+    assert not is_published(world.store.keys[active.kid], T0 + world.t)
+    assert rotation.active_key(world.store.all()) is not undone
+
+
+def test_a_compromise_that_is_undone_leaves_the_dates_of_a_deactivated_key() -> None:
+    key = _deactivated(destroy_at=WITHDRAWN + 50)
+    gone = interventions.compromised(KEYSET, key, TIMING, 10**6, T0 + 20)
+    assert gone.times.destroy_at == WITHDRAWN + 50  # no later than was decided
+    undone = interventions.compromise_undone(KEYSET, gone, TIMING, T0 + 30)
+    assert undone == replace(key, times=replace(key.times, destroy_at=None))
+
+
+def test_a_spare_whose_compromise_is_undone_never_takes_over() -> None:
+    gone = interventions.compromised(KEYSET, _scheduled(), TIMING, 60, T0 + 20)
+    undone = interventions.compromise_undone(KEYSET, gone, TIMING, T0 + 30)
+    assert (undone.state, undone.times.activate_at) == (KeyState.DEACTIVATED, None)
+    assert rotation.signing_timeline([ACTIVE, undone]) == [(0, ACTIVE)]
+    assert undone.times.compromised_at is None

@@ -58,9 +58,14 @@ class EnvironmentFilePin:
 
 @dataclass(frozen=True, slots=True)
 class CommandPin:
-    """The first line that a command prints."""
+    """The first line that a command prints.
+
+    ``environ`` is what it runs with, because a serving process drops its own; None for ours. The
+    service's settings are left out of it.
+    """
 
     command: tuple[str, ...]
+    environ: Mapping[str, str] | None = field(default=None, repr=False)
 
     def read(self) -> str:
         try:
@@ -71,7 +76,7 @@ class CommandPin:
                 timeout=_COMMAND_TIMEOUT,
                 check=True,
                 text=True,
-                env=dict(os.environ),
+                env=self._environment(),
             )
         except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
             # `from None`: the exception carries the command's output.
@@ -79,6 +84,10 @@ class CommandPin:
                 f"The PIN command {self.command[0]} failed. Run it by hand as this user."
             ) from None
         return _first_line(done.stdout, self.command[0])
+
+    def _environment(self) -> dict[str, str]:
+        given = os.environ if self.environ is None else self.environ
+        return {name: one for name, one in given.items() if not name.startswith("KMSJWKS_")}
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,7 +175,7 @@ def _pin_source(model: _Options, base: Path, environ: Mapping[str, str]) -> PinS
     if model.pin_value:
         return InlinePin(model.pin_value)
     if model.pin_command or source.startswith("|"):  # RFC 7512 section 2.4
-        return CommandPin(tuple(model.pin_command or source[1:].split()))
+        return CommandPin(tuple(model.pin_command or source[1:].split()), dict(environ))
     path = model.pin_file or source.removeprefix("file://").removeprefix("file:")
     return FilePin(base / path) if path else None
 
