@@ -29,6 +29,7 @@ from kmsjwks.domain.timing import InstallationTiming
 from kmsjwks.publishing.targets import target_for
 from kmsjwks.publishing.visibility import PublicJwks
 from kmsjwks.services.backendwatch import BackendWatch, WatchTiming
+from kmsjwks.services.boundedbackend import BoundedBackend
 from kmsjwks.services.exporting import Exporter, ExportTiming, ScheduledExport
 from kmsjwks.services.failover import FailoverKeeper, FailoverOptions, FailoverService
 from kmsjwks.services.faultpoints import FaultPoints
@@ -123,8 +124,12 @@ def build(
     faults = faults or FaultPoints()
     published = LastGoodDocuments(settings.state.directory / "documents.json")
     export = scheduled_export(settings, clock)
-    maker = KeyMaker(store, backends, clock, faults)
-    migration = MigrationService(store, backends, clock, timing, faults)
+    # Who holds the planner's lock waits for no device for ever; a command line never does.
+    makers: Mapping[str, KeyBackend] = (
+        {name: BoundedBackend(one) for name, one in backends.items()} if hooks else backends
+    )
+    maker = KeyMaker(store, makers, clock, faults)
+    migration = MigrationService(store, makers, clock, timing, faults)
     watch = BackendWatch(backends, clock, WatchTiming(settings.backend_watch.interval))
     snapshots = SnapshotKeeper(
         take=lambda now: take_snapshot(store, backends, max_age=settings.jwks.max_age, now=now),
@@ -146,17 +151,17 @@ def build(
         store=store,
         backends=backends,
         snapshots=snapshots,
-        keysets=KeysetService(store, backends, maker, clock, migration),
+        keysets=KeysetService(store, makers, maker, clock, migration),
         keys=KeyService(
-            store, backends, maker, clock, KeyServiceOptions(timing, gated=gate is not None)
+            store, makers, maker, clock, KeyServiceOptions(timing, gated=gate is not None)
         ),
         migration=migration,
         failover=FailoverService(
-            store, backends, clock, FailoverOptions(timing, gate is not None, faults)
+            store, makers, clock, FailoverOptions(timing, gate is not None, faults)
         ),
         watch=watch,
         clock=clock,
-        planner=Planner(store, backends, maker, clock, PlannerOptions(timing, gate, faults)),
+        planner=Planner(store, makers, maker, clock, PlannerOptions(timing, gate, faults)),
         signing=SigningService(snapshots, audit, clock, new_jti),
         principals=principals(settings),
         export=export,

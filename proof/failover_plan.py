@@ -62,4 +62,4 @@ class FailoverPlan:
     killing: Plan = field(default_factory=lambda: Plan(kill_gap=(7.0, 16.0)))
 
 
-HIDDEN_FOR = 10.0  # seconds after its first token, where ``Break.UNPUBLISHED``
+HIDDEN_FOR = 10.0  # seconds after a first token or, where ``Break.WITHDRAWN``, after the last

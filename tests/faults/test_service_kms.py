@@ -407,12 +407,14 @@ def test_a_wrong_answer_is_never_released(service: KmsService, name: str) -> Non
 
 @dataclass(frozen=True)
 class Refusal:
-    """``sentence``: what the operator reads in the log."""
+    """``sentence``: what the operator reads in the log. ``on_the_way``: the code between its end's
+    two steps."""
 
     begin: Callable[[KmsService], object]
     end: Callable[[KmsService], object]
     code: str
     sentence: str
+    on_the_way: str = ""
 
 
 def _schedule(service: KmsService) -> None:
@@ -432,7 +434,11 @@ REFUSALS = {
         "is disabled in us-east-1 (DisabledException)",
     ),
     "pending-deletion": Refusal(
-        _schedule, _cancel, "backend-key-pending-deletion", "cancel it (kms:CancelKeyDeletion)"
+        _schedule,
+        _cancel,
+        "backend-key-pending-deletion",
+        "cancel it (kms:CancelKeyDeletion)",
+        on_the_way="backend-key-disabled",
     ),
     # The key-state table of the developer guide allows this answer for the same state.
     "pending-deletion-as-disabled": Refusal(
@@ -476,7 +482,7 @@ def test_a_refusal_has_its_code_and_its_sentence(service: KmsService, name: str)
     refused = [one for one in watched.main.signing() if one.status != 200]
     assert len(refused) > 10
     for one in refused:
-        assert_problem(one.answer, 503, refusal.code)
+        assert_problem(one.answer, 503, refusal.code, refusal.on_the_way)
     said = service.server.logged()[logged:]
     assert refusal.sentence in said
     assert refusal.code in said
@@ -506,8 +512,18 @@ def test_health_may_be_denied_where_signing_is_not(service: KmsService) -> None:
 # Regions
 
 
+def _is_asked_again(service: KmsService, region: str) -> bool:
+    logged = service.server.logged()
+    opened = logged.count(f"AWS KMS in {region} is not asked for a while")
+    return opened == logged.count(f"AWS KMS in {region} answers again")
+
+
 @pytest.mark.parametrize("fault", ["reset", "hangs"])
 def test_the_preferred_region_is_cut_off(service: KmsService, fault: str) -> None:
+    # An outage of the tests before hit both Regions: health finds out that the other is back, too.
+    wait_until(
+        lambda: _is_asked_again(service, REPLICA), 15, "the other Region is known to be well"
+    )
     bound = 2 * (0.5 + 0.6) + 1.0 + 0.5  # of one call, by the timeouts of this backend
     with load(service, "wide") as watched:
         if fault == "reset":
