@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.support.awskms import HOME, REPLICA
-from tests.support.http import Answer, Http
-from tests.support.kms import ACCOUNT, FakeKms
+from tests.support.http import Http
+from tests.support.kms import FakeKms
 from tests.support.kmsservice import (
     CALL_BOUND,
     CREDENTIALS,
@@ -29,11 +29,11 @@ from tests.support.kmsservice import (
     install,
     percentile,
 )
-from tests.support.load import Load, Seen, wait_until
+from tests.support.kmswatch import READING_LIMIT, assert_problem, is_retryable, load
+from tests.support.load import Load, wait_until
 from tests.support.service import Server, free_port
 from tests.support.softhsm import provision
 
-READING_LIMIT = 0.5  # seconds for 99 of 100 reads of the JWKS and health, whatever KMS does
 ANSWERED_AT_ONCE = 0.3  # seconds
 OPEN_SECONDS = 1.0  # until the first probe; doubled after each that fails
 
@@ -72,77 +72,6 @@ def _signs_everywhere(running: KmsService) -> bool:
     """In every worker: what the kernel gives a new connection to is chance."""
     names = ("es", "wide", "soft")
     return all(running.server.sign(name).status == 200 for name in names for _ in range(6))
-
-
-@dataclass(frozen=True)
-class Watched:
-    """Load on one keyset of KMS with the readers, and on a keyset of SoftHSM."""
-
-    service: KmsService
-    main: Load
-    soft: Load
-    keyset: str
-    recorded: frozenset[str]
-
-    def signs(self, since: float, enough: int = 10) -> bool:
-        return sum(one.status == 200 for one in self.main.signing(since)) >= enough
-
-    def wait_signing(self, seconds: float) -> float:
-        since = time.monotonic()
-        return wait_until(lambda: self.signs(since), seconds, "signing")
-
-    def assert_well_behaved(self, crowded: bool) -> None:
-        """Only tokens that verify and are recorded; the rest as if nothing had happened, unless
-        the bulkhead is full (``crowded``): it is one for all keysets, and the server may end the
-        connection of a request that it refuses before its body came."""
-        if crowded:
-            assert {one.status for one in self.soft.signing()} <= {200, 503}
-        else:
-            assert self.main.failed_connections() == self.soft.failed_connections() == 0
-            assert {one.status for one in self.soft.signing()} == {200}
-        assert {one.status for one in self.main.reading()} == {200}
-        assert percentile(self.main.reading(), 0.99) < READING_LIMIT
-        assert percentile(self.soft.signing(), 0.99) < READING_LIMIT
-        tokens, soft = self.main.tokens(), self.soft.tokens()
-        assert tokens
-        released = self.service.verify(self.keyset, tokens) | self.service.verify("soft", soft)
-        assert len(released) == len(tokens) + len(soft)
-        recorded = self.service.recorded()
-        assert len(recorded) == len(set(recorded))
-        assert set(recorded) - self.recorded == released
-
-
-@contextmanager
-def load(
-    service: KmsService, keyset: str = "es", signers: int = 6, *, crowded: bool = False
-) -> Iterator[Watched]:
-    before = frozenset(service.recorded())
-    main = Load(service.server, keyset, signers=signers)
-    soft = Load(service.server, "soft", signers=1, readers=0)
-    watched = Watched(service, main, soft, keyset, before)
-    with main.running(), soft.running():
-        watched.wait_signing(5)
-        yield watched
-    watched.assert_well_behaved(crowded)
-
-
-def assert_problem(answer: Answer | None, status: int, *codes: str) -> None:
-    """A refusal as a client needs it, which tells nothing of the account."""
-    assert answer is not None
-    assert (answer.status, answer.header("Content-Type")) == (status, "application/problem+json")
-    assert answer.header("Cache-Control") == "no-store"
-    assert 1 <= int(answer.header("Retry-After")) <= 60
-    problem = answer.json()
-    assert problem["code"] in codes
-    assert problem["request_id"] == answer.header("X-Request-Id") != ""
-    assert not any(told in answer.body.decode() for told in ("arn:", ACCOUNT, HOME, "eyJ"))
-
-
-def is_retryable(one: Seen) -> bool:
-    if one.status == 200:
-        return False
-    assert_problem(one.answer, 503, "backend-unavailable", "overloaded")
-    return True
 
 
 def readiness(service: KmsService) -> dict[str, Any]:
