@@ -29,7 +29,7 @@ def blueprint(context: HttpContext) -> Blueprint:
     def sign_jwt(name: str) -> Response:
         caller = context.caller(request)
         require(caller.principal, Action.SIGN, name)
-        with context.bulkhead():  # around the body too: a client may stall
+        with context.backend_share(name):  # around the body too: a client may stall
             body = read_object(request, _SIGN_MEMBERS)
             if "claims" not in body:
                 raise InvalidRequest("The member 'claims' is missing.")

@@ -153,21 +153,22 @@ def test_a_large_message(service: KmsService) -> None:
 
 def test_slow_signatures(service: KmsService) -> None:
     """Those in flight end; more than the bulkhead holds are refused at once; the rest is fast."""
-    with load(service, signers=28, crowded=True) as watched:
+    with load(service, signers=28) as watched:
         service.kms.fault("latency", operation="Sign", seconds=1.5)
         slowed = time.monotonic()
         time.sleep(3.4)
         service.kms.clear_faults()
         recovered = watched.wait_signing(2)
     slow = [one for one in watched.main.signing(slowed + 0.2) if one.seconds > 1.4]
-    assert len(slow) >= WORKERS * MAX_CONCURRENCY
+    most = WORKERS * (MAX_CONCURRENCY * 3 // 4)  # one backend of several
+    assert len(slow) >= most
     assert {one.status for one in slow} == {200}
     refused = [one for one in watched.main.signing() if is_retryable(one)]
     assert {one.answer.json()["code"] for one in refused if one.answer} == {"overloaded"}
     assert percentile(refused, 0.99) < READING_LIMIT
     # The client's clock sees a place taken earlier and left later than the server does.
     events = [(one.began + 0.3, 1) for one in slow] + [(one.ended - 0.3, -1) for one in slow]
-    assert _most_at_once(events) <= WORKERS * MAX_CONCURRENCY
+    assert _most_at_once(events) <= most
     assert recovered < 2
 
 

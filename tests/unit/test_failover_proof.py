@@ -80,8 +80,8 @@ def _look(story: Story, at: float) -> None:
     for path in (HEALTH, READY, JWKS, BACKENDS):
         story.answer(path, at)
     story.jwks_seconds.append(0.01)
-    story.report(Report(at, READY, names, frozenset()))
-    story.report(Report(at, BACKENDS, names, frozenset({unable} if unable and names else ())))
+    story.report(Report(at, "b", READY, names, frozenset()))
+    story.report(Report(at, "b", BACKENDS, names, frozenset({unable} if unable and names else ())))
 
 
 def _switch(act: str) -> float:

@@ -81,7 +81,7 @@ class KmsBackend:
         """
         Raises:
             KeyNotFound, KeyPendingDeletion: also for a key that has not our tags.
-            KeyDisabled: GetPublicKey may refuse a disabled key (AWS KMS API Reference).
+            KeyDisabled: it serves nothing until somebody enables it.
         """
         return self._inventory.read(ref)
 
