@@ -225,6 +225,7 @@ def _reports(case: FailoverCase) -> Iterator[Verdict]:
 def _affected(case: FailoverCase, name: str, began: float, end: float) -> Iterator[Verdict]:
     """Which keysets cannot sign: those of the backend that is down, until the standby signs."""
     wanted = {CLOUD} if name == CUT_OFF else set()
+    settled = began + _NOTICED
     if name == PRIMARY_DOWN:
         moved = [
             one.at
@@ -237,8 +238,8 @@ def _affected(case: FailoverCase, name: str, began: float, end: float) -> Iterat
         yield Verdict(
             told > 0, f"{name}: {told} reports name demo as unable to sign before the failover"
         )
-        began = takeover
-    inside = _between(case, BACKENDS, began + _TOLD, end)
+        settled = takeover + _TOLD
+    inside = _between(case, BACKENDS, settled, end)
     right = sum(one.cannot_sign == wanted for one in inside)
     yield Verdict(
         bool(inside) and right >= _MOST * len(inside),
