@@ -14,6 +14,9 @@ from kmsjwks.domain.errors import InvalidRequest, RequestTooLarge, UnsupportedMe
 READING_SINCE = "kmsjwks.reading_since"
 """In the WSGI environ while a body is read: since when, in monotonic seconds."""
 
+UNREAD = "kmsjwks.unread"
+"""In the WSGI environ where a body was refused before its end."""
+
 READ = "kmsjwks.read"
 """In the WSGI environ where a body was read to its end."""
 
@@ -81,6 +84,7 @@ def _read(request: Request) -> bytes:
     finally:
         del request.environ[READING_SINCE]
     if len(data) > limit or (told or 0) > limit:
+        request.environ[UNREAD] = True
         raise RequestTooLarge(f"The body is larger than {limit} bytes.")
     request.environ[READ] = True
     if told is not None and told != len(data):
