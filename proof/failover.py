@@ -55,31 +55,27 @@ from tests.support.softhsm import provision
 Edit = Callable[[bytes], bytes]
 
 
-def jwks_for_clients(broken: Break, record: Record) -> Edit:
+def jwks_for_clients(broken: Break, record: Record, first: frozenset[str]) -> Edit:
     """What the load balancers before the clients make of the JWKS: nothing, unless it is to be
-    broken."""
+    broken. ``first``: the keys that sign at the beginning."""
+
+    def is_late(kid: str) -> bool:
+        signed = record.signed.get(kid)
+        return kid not in first and (signed is None or time.time() < signed.first + HIDDEN_FOR)
+
+    def is_over(kid: str) -> bool:
+        signed = record.signed.get(kid)
+        newest = max((one.last for one in list(record.signed.values())), default=0.0)
+        return signed is not None and signed.last < newest - HIDDEN_FOR
+
+    hidden = {Break.UNPUBLISHED: is_late, Break.WITHDRAWN: is_over}.get(broken)
 
     def edit(body: bytes) -> bytes:
         keys = json.loads(body)["keys"]
-        signed = dict(record.signed)
-        newest = max((signed[kid].last for kid in signed), default=0.0)
-        if broken is Break.UNPUBLISHED:
-            first = min((one.first for one in signed.values()), default=0.0)
-            shown = [
-                key
-                for key in keys
-                if (one := signed.get(key["kid"])) is not None
-                and (one.first < first + HIDDEN_FOR or one.first + HIDDEN_FOR < time.time())
-            ]
-        else:
-            shown = [
-                key
-                for key in keys
-                if (one := signed.get(key["kid"])) is None or one.last > newest - HIDDEN_FOR
-            ]
+        shown = [key for key in keys if hidden is None or not hidden(key["kid"])]
         return json.dumps({"keys": shown}).encode()
 
-    return bytes if broken in (Break.NOTHING, Break.NO_FAILOVER) else edit
+    return bytes if hidden is None else edit
 
 
 def verifiers(stack: ExitStack, cluster: FailoverCluster, edit: Edit) -> list[Verifier]:
@@ -148,7 +144,8 @@ def run(stack: ExitStack, plan: FailoverPlan, seed: int) -> FailoverCase:
     say("starting two replicas")
     cluster.start()
     record, story = Record(time.time()), Story()
-    clients = verifiers(stack, cluster, jwks_for_clients(plan.broken, record))
+    first = frozenset(key.kid for key in cluster.key_facts() if key.state == "active")
+    clients = verifiers(stack, cluster, jwks_for_clients(plan.broken, record, first))
     callers, watcher = Callers(cluster, record, story), Watcher(cluster, record, story)
     killer = Killer(cluster, plan.killing, record, seed)
     callers.start(clients)

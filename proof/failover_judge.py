@@ -19,7 +19,8 @@ from proof.replicas import KeyFacts
 
 _NOTICED = 8.0  # seconds after a backend's end until every worker's report is to tell of it
 _TOLD = 4.0  # seconds after a failover until every worker knows
-_MOST = 0.9  # of the reports; a worker that was just started has not asked yet
+_FIRST_ANSWER = 10.0  # seconds after a kill until a new worker has asked what is down
+_MOST = 0.9  # of the reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +195,12 @@ def _service(case: FailoverCase) -> Iterator[Verdict]:
 
 def _is_starting(case: FailoverCase, bad: Bad) -> bool:
     """A replica or worker that was just started says itself that it is not ready."""
-    return bad.path == READY and any(
-        kill.replica == bad.replica and 0 <= bad.at - kill.at <= case.plan.starting
-        for kill in case.record.kills
+    return bad.path == READY and _killed_lately(case, bad.replica, bad.at, case.plan.starting)
+
+
+def _killed_lately(case: FailoverCase, replica: str, at: float, seconds: float) -> bool:
+    return any(
+        kill.replica == replica and 0 <= at - kill.at <= seconds for kill in case.record.kills
     )
 
 
@@ -221,6 +225,7 @@ def _reports(case: FailoverCase) -> Iterator[Verdict]:
 def _affected(case: FailoverCase, name: str, began: float, end: float) -> Iterator[Verdict]:
     """Which keysets cannot sign: those of the backend that is down, until the standby signs."""
     wanted = {CLOUD} if name == CUT_OFF else set()
+    settled = began + _NOTICED
     if name == PRIMARY_DOWN:
         moved = [
             one.at
@@ -233,8 +238,8 @@ def _affected(case: FailoverCase, name: str, began: float, end: float) -> Iterat
         yield Verdict(
             told > 0, f"{name}: {told} reports name demo as unable to sign before the failover"
         )
-        began = takeover
-    inside = _between(case, BACKENDS, began + _TOLD, end)
+        settled = takeover + _TOLD
+    inside = _between(case, BACKENDS, settled, end)
     right = sum(one.cannot_sign == wanted for one in inside)
     yield Verdict(
         bool(inside) and right >= _MOST * len(inside),
@@ -244,7 +249,15 @@ def _affected(case: FailoverCase, name: str, began: float, end: float) -> Iterat
 
 
 def _between(case: FailoverCase, path: str, begin: float, end: float) -> list[Report]:
-    return [one for one in case.story.reports if one.path == path and begin < one.at < end]
+    """Without those of workers that may just have been started: a call to what is down has to end
+    before they know."""
+    return [
+        one
+        for one in case.story.reports
+        if one.path == path
+        and begin < one.at < end
+        and not _killed_lately(case, one.replica, one.at, _FIRST_ANSWER)
+    ]
 
 
 def _kills(case: FailoverCase) -> Iterator[Verdict]:

@@ -44,10 +44,10 @@ class FailoverPlan:
     watch_interval: float = 1.0
     primary_down: float = 16.0
     noticing: float = 4.0
-    flaps: int = 5
+    flaps: int = 4
     flap_down: float = 2.5
     flap_up: float = 3.0
-    standby_cut_off: float = 14.0
+    standby_cut_off: float = 16.0
     quiet_pause: float = 2.0
     demo_rate: float = 8.0
     other_rate: float = 2.0
@@ -62,4 +62,4 @@ class FailoverPlan:
     killing: Plan = field(default_factory=lambda: Plan(kill_gap=(7.0, 16.0)))
 
 
-HIDDEN_FOR = 10.0  # seconds after its first token, where ``Break.UNPUBLISHED``
+HIDDEN_FOR = 10.0  # seconds after a first token or, where ``Break.WITHDRAWN``, after the last

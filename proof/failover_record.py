@@ -37,10 +37,11 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one worker said of its backends at ``path``: the ones that are down, and the keysets
-    that cannot sign for that, where they are named."""
+    """What one worker of ``replica`` said of its backends at ``path``: the ones that are down, and
+    the keysets that cannot sign for that, where they are named."""
 
     at: float
+    replica: str
     path: str
     down: frozenset[str]
     cannot_sign: frozenset[str]

@@ -67,15 +67,16 @@ class Watcher:
             self._record.see([key["kid"] for key in answer.json()["keys"]], now)
         elif path == READY:
             down = frozenset(answer.json()["backends_down"])
-            self._story.report(Report(now, READY, down, frozenset()))
+            self._story.report(Report(now, name, READY, down, frozenset()))
         elif path == BACKENDS:
-            self._story.report(_report(answer, now))
+            self._story.report(_report(answer, name, now))
 
 
-def _report(answer: Answer, at: float) -> Report:
+def _report(answer: Answer, replica: str, at: float) -> Report:
     down = [one for one in answer.json()["backends"] if not one["available"]]
     return Report(
         at,
+        replica,
         BACKENDS,
         frozenset(one["name"] for one in down),
         frozenset(keyset for one in down for keyset in one["cannot_sign"]),

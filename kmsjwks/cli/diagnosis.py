@@ -11,7 +11,7 @@ from kmsjwks.cli.output import emit
 from kmsjwks.cli.session import Exit, Session, exits
 from kmsjwks.domain.errors import InvalidRequest
 from kmsjwks.domain.ports import Finding, KeyBackend, KeyStore
-from kmsjwks.services.diagnosis import OPEN, ORPHANS, diagnose, find_orphans
+from kmsjwks.services.diagnosis import OPEN, ORPHANS, diagnose, find_orphans, find_unusable
 
 
 @click.command()
@@ -44,7 +44,9 @@ def _findings(name: str, backend: KeyBackend, store: KeyStore) -> Iterator[Findi
         reached = reached and (finding.ok or finding.check != OPEN)
         yield finding
     if reached:
-        yield from find_orphans(name, backend, store.keys())
+        keys = store.keys()
+        yield from find_unusable(name, backend, keys)
+        yield from find_orphans(name, backend, keys)
 
 
 def _chosen(backends: Mapping[str, KeyBackend], name: str | None) -> dict[str, KeyBackend]:

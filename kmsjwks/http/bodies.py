@@ -17,6 +17,9 @@ READING_SINCE = "kmsjwks.reading_since"
 UNREAD = "kmsjwks.unread"
 """In the WSGI environ where a body was refused before its end."""
 
+READ = "kmsjwks.read"
+"""In the WSGI environ where a body was read to its end."""
+
 _LONGEST_CONTENT_TYPE = 256  # characters
 _DISCARDED_BYTES, _CHUNK_BYTES = 32 * 1024 * 1024, 256 * 1024
 
@@ -83,6 +86,7 @@ def _read(request: Request) -> bytes:
     if len(data) > limit or (told or 0) > limit:
         request.environ[UNREAD] = True
         raise RequestTooLarge(f"The body is larger than {limit} bytes.")
+    request.environ[READ] = True
     if told is not None and told != len(data):
         raise InvalidRequest("The body ended before its Content-Length.")
     return data

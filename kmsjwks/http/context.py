@@ -31,7 +31,11 @@ class HttpContext:
     def __init__(self, service: Service, chain: Sequence[Authenticator]) -> None:
         self.service, self._chain = service, chain
         self._quotas = Quotas(service.settings.quotas, self._is_keyset)
-        self._signing = threading.BoundedSemaphore(service.settings.server.max_concurrency)
+        most = service.settings.server.max_concurrency
+        self._signing = threading.BoundedSemaphore(most)
+        # A slow backend must leave places for the keysets of the others.
+        share = max(1, most * 3 // 4) if len(service.backends) > 1 else most
+        self._shares = {name: threading.BoundedSemaphore(share) for name in service.backends}
 
     def principal(self, request: Request) -> Principal:
         """Who asks for something other than a token; the request counts against his quota.
@@ -95,3 +99,27 @@ class HttpContext:
             yield
         finally:
             self._signing.release()
+
+    @contextmanager
+    def backend_share(self, keyset: str) -> Iterator[None]:
+        """The bulkhead, and in it at most three quarters for those who wait for the backend that
+        the keyset signs in.
+
+        Raises:
+            Overloaded
+        """
+        share = self._shares.get(self._backend_of(keyset))
+        if share is not None and not share.acquire(blocking=False):
+            raise Overloaded("This worker waits for the signing backend as often as it may.")
+        try:
+            with self.bulkhead():
+                yield
+        finally:
+            if share is not None:
+                share.release()
+
+    def _backend_of(self, keyset: str) -> str:
+        snapshot = self.service.snapshots.known()
+        ready = snapshot.keysets.get(keyset) if snapshot else None
+        active = ready.active_at(self.service.clock.now()) if ready else None
+        return active.key.backend if active else ""

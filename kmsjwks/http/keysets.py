@@ -34,7 +34,7 @@ def blueprint(context: HttpContext) -> Blueprint:
         caller = context.caller(request)
         require(caller.principal, Action.SIGN, name)
         context.count_use(caller, name)
-        with context.bulkhead():  # around the body too: a client may stall
+        with context.backend_share(name):  # around the body too: a client may stall
             body = read_object(request, SIGN_MEMBERS)
             if "claims" not in body:
                 raise InvalidRequest("The member 'claims' is missing.")

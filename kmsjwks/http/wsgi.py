@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from kmsjwks.domain.errors import AuditUnavailable, BackendUnavailable, KmsJwksError
-from kmsjwks.http.bodies import READING_SINCE, UNREAD, discard
+from kmsjwks.http.bodies import READ, READING_SINCE, UNREAD, discard
 from kmsjwks.http.problems import MEDIA_TYPE, problem_body, problem_of
 from kmsjwks.http.request_ids import REQUEST_ID, common_headers
 
@@ -133,11 +133,19 @@ def wsgi_callback(app: WsgiApp, in_flight: InFlight) -> Callable[[Reply, dict[st
                     close()
         finally:
             in_flight.end(ident)
+        if READ not in environ and _has_body(environ):
+            # The server closes such a connection, and whoever sends the next request must know.
+            response.headers.append(("Connection", "close"))
         reply.response_bytes(response.status, response.headers, data)
         if UNREAD in environ:
             discard(environ["wsgi.input"])
 
     return serve
+
+
+def _has_body(environ: Mapping[str, Any]) -> bool:
+    length = environ.get("CONTENT_LENGTH") or "0"
+    return length != "0" or "HTTP_TRANSFER_ENCODING" in environ
 
 
 class _Discard:

@@ -23,7 +23,7 @@ class WatchTiming:
     """In seconds: between two questions to a backend, and how long an answer may take."""
 
     interval: float = 5.0
-    patience: float = 5.0
+    patience: float = 8.0  # beyond what the backends bound themselves by
 
 
 class BackendWatch:

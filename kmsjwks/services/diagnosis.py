@@ -4,12 +4,12 @@ key made for it and destroyed; and keys that nobody knows."""
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from kmsjwks.domain.algorithms import Algorithm, find_algorithm
 from kmsjwks.domain.errors import BackendError, KeyNotFound, KeyPendingDeletion
-from kmsjwks.domain.keys import Key
+from kmsjwks.domain.keys import Key, KeyState
 from kmsjwks.domain.ports import Evidence, Finding, KeyBackend, SelfExamining
 from kmsjwks.domain.signatures import make_verifier
 
@@ -42,6 +42,26 @@ def diagnose(backend: KeyBackend) -> Iterator[Finding]:
     algorithm = _throw_away_algorithm(offered)
     if algorithm is not None:
         yield from _try_key(backend, algorithm)
+
+
+def find_unusable(backend_name: str, backend: KeyBackend, keys: Iterable[Key]) -> Iterator[Finding]:
+    """The keys that sign or stand by, each asked for: a disabled key shows nowhere else before
+    somebody needs it."""
+    states = (KeyState.ACTIVE, KeyState.PRE_ACTIVATION)
+    used = [key for key in keys if key.backend == backend_name and key.state in states]
+    for key in used:
+        try:
+            held = backend.get_key(key.ref)
+        except BackendError as error:
+            yield Finding(
+                "keys", False, f"{key.state.value} key {key.kid} of {key.keyset}: {error}"
+            )
+            continue
+        if held.spki != key.spki:
+            said = f"the backend has another key under the reference of {key.kid} of {key.keyset}"
+            yield Finding("keys", False, said)
+    if used:
+        yield Finding("keys", True, f"{len(used)} that sign or stand by were asked for")
 
 
 def find_orphans(name: str, backend: KeyBackend, known: Sequence[Key]) -> Iterator[Finding]:

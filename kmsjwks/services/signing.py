@@ -82,7 +82,7 @@ class SigningService:
             return self._sign(caller, request, active, ready, now)
         except KeyNotFound:
             # A compromised key is destroyed at once, before every replica has looked again.
-            self._snapshots.refresh()
+            self._snapshots.look_again()
             other, ready, now = self._active(keyset)
             if other.key.kid == active.key.kid:
                 raise

@@ -29,6 +29,10 @@ CONFIG: dict[str, Any] = {
     "generation": {"deterministic": SOAK_FACTOR == 1},
     # Which claims, names and backends a keyset takes is not for a schema to say.
     "checks": {"positive_data_acceptance": {"enabled": False}},
+    # A CORS preflight is answered whatever is there: no answer tells which issuers exist.
+    "operations": [
+        {"include-method": "OPTIONS", "checks": {"negative_data_rejection": {"enabled": False}}}
+    ],
 }
 
 
@@ -103,10 +107,10 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
 
 
 @API.parametrize()
-@settings(max_examples=10 * SOAK_FACTOR, deadline=None, database=None)
+@settings(max_examples=25 * SOAK_FACTOR, deadline=None, database=None)
 def test_who_may_do_everything(case: Any, fuzzed: Fuzzed) -> None:
     response = fuzzed.send(case, fuzzed.credential)
-    if case.operation.path.endswith("/sign/jwt") and response.status_code == 200:
+    if (case.method, response.status_code) == ("POST", 200) and case.path.endswith("/sign/jwt"):
         fuzzed.tokens.append(response.json()["token"])
 
 
@@ -114,7 +118,7 @@ def test_who_may_do_everything(case: Any, fuzzed: Fuzzed) -> None:
 @settings(max_examples=3 * SOAK_FACTOR, deadline=None, database=None)
 def test_who_may_do_nothing(case: Any, fuzzed: Fuzzed) -> None:
     response = fuzzed.send(case, "nobody")
-    if "/v1/" in case.operation.path:
+    if "/v1/" in case.path and case.method != "OPTIONS":
         assert response.status_code >= 400 or response.json() == {"keysets": []}
 
 
@@ -128,6 +132,7 @@ def test_no_verifier_lost(fuzzed: Fuzzed) -> None:
         for key in fuzzed.keys(keyset["name"])
         if key["state"] in ("compromised", "destroyed")
     }
+    print(len(fuzzed.tokens), len(compromised), len(http.get("/v1/keysets").json()["keysets"]))
     for token in fuzzed.tokens:
         claims, kid = jwt.decode(token, options={"verify_signature": False}), kid_of(token)
         assert claims["iss"].startswith(fuzzed.server.installation.base_url)

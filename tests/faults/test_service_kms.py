@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.support.awskms import HOME, REPLICA
-from tests.support.http import Answer, Http
-from tests.support.kms import ACCOUNT, FakeKms
+from tests.support.http import Http
+from tests.support.kms import FakeKms
 from tests.support.kmsservice import (
     CALL_BOUND,
     CREDENTIALS,
@@ -29,11 +29,11 @@ from tests.support.kmsservice import (
     install,
     percentile,
 )
-from tests.support.load import Load, Seen, wait_until
+from tests.support.kmswatch import READING_LIMIT, assert_problem, is_retryable, load
+from tests.support.load import Load, wait_until
 from tests.support.service import Server, free_port
 from tests.support.softhsm import provision
 
-READING_LIMIT = 0.5  # seconds for 99 of 100 reads of the JWKS and health, whatever KMS does
 ANSWERED_AT_ONCE = 0.3  # seconds
 OPEN_SECONDS = 1.0  # until the first probe; doubled after each that fails
 
@@ -72,77 +72,6 @@ def _signs_everywhere(running: KmsService) -> bool:
     """In every worker: what the kernel gives a new connection to is chance."""
     names = ("es", "wide", "soft")
     return all(running.server.sign(name).status == 200 for name in names for _ in range(6))
-
-
-@dataclass(frozen=True)
-class Watched:
-    """Load on one keyset of KMS with the readers, and on a keyset of SoftHSM."""
-
-    service: KmsService
-    main: Load
-    soft: Load
-    keyset: str
-    recorded: frozenset[str]
-
-    def signs(self, since: float, enough: int = 10) -> bool:
-        return sum(one.status == 200 for one in self.main.signing(since)) >= enough
-
-    def wait_signing(self, seconds: float) -> float:
-        since = time.monotonic()
-        return wait_until(lambda: self.signs(since), seconds, "signing")
-
-    def assert_well_behaved(self, crowded: bool) -> None:
-        """Only tokens that verify and are recorded; the rest as if nothing had happened, unless
-        the bulkhead is full (``crowded``): it is one for all keysets, and the server may end the
-        connection of a request that it refuses before its body came."""
-        if crowded:
-            assert {one.status for one in self.soft.signing()} <= {200, 503}
-        else:
-            assert self.main.failed_connections() == self.soft.failed_connections() == 0
-            assert {one.status for one in self.soft.signing()} == {200}
-        assert {one.status for one in self.main.reading()} == {200}
-        assert percentile(self.main.reading(), 0.99) < READING_LIMIT
-        assert percentile(self.soft.signing(), 0.99) < READING_LIMIT
-        tokens, soft = self.main.tokens(), self.soft.tokens()
-        assert tokens
-        released = self.service.verify(self.keyset, tokens) | self.service.verify("soft", soft)
-        assert len(released) == len(tokens) + len(soft)
-        recorded = self.service.recorded()
-        assert len(recorded) == len(set(recorded))
-        assert set(recorded) - self.recorded == released
-
-
-@contextmanager
-def load(
-    service: KmsService, keyset: str = "es", signers: int = 6, *, crowded: bool = False
-) -> Iterator[Watched]:
-    before = frozenset(service.recorded())
-    main = Load(service.server, keyset, signers=signers)
-    soft = Load(service.server, "soft", signers=1, readers=0)
-    watched = Watched(service, main, soft, keyset, before)
-    with main.running(), soft.running():
-        watched.wait_signing(5)
-        yield watched
-    watched.assert_well_behaved(crowded)
-
-
-def assert_problem(answer: Answer | None, status: int, *codes: str) -> None:
-    """A refusal as a client needs it, which tells nothing of the account."""
-    assert answer is not None
-    assert (answer.status, answer.header("Content-Type")) == (status, "application/problem+json")
-    assert answer.header("Cache-Control") == "no-store"
-    assert 1 <= int(answer.header("Retry-After")) <= 60
-    problem = answer.json()
-    assert problem["code"] in codes
-    assert problem["request_id"] == answer.header("X-Request-Id") != ""
-    assert not any(told in answer.body.decode() for told in ("arn:", ACCOUNT, HOME, "eyJ"))
-
-
-def is_retryable(one: Seen) -> bool:
-    if one.status == 200:
-        return False
-    assert_problem(one.answer, 503, "backend-unavailable", "overloaded")
-    return True
 
 
 def readiness(service: KmsService) -> dict[str, Any]:
@@ -224,21 +153,22 @@ def test_a_large_message(service: KmsService) -> None:
 
 def test_slow_signatures(service: KmsService) -> None:
     """Those in flight end; more than the bulkhead holds are refused at once; the rest is fast."""
-    with load(service, signers=28, crowded=True) as watched:
+    with load(service, signers=28) as watched:
         service.kms.fault("latency", operation="Sign", seconds=1.5)
         slowed = time.monotonic()
         time.sleep(3.4)
         service.kms.clear_faults()
         recovered = watched.wait_signing(2)
     slow = [one for one in watched.main.signing(slowed + 0.2) if one.seconds > 1.4]
-    assert len(slow) >= WORKERS * MAX_CONCURRENCY
+    most = WORKERS * (MAX_CONCURRENCY * 3 // 4)  # one backend of several
+    assert len(slow) >= most
     assert {one.status for one in slow} == {200}
     refused = [one for one in watched.main.signing() if is_retryable(one)]
     assert {one.answer.json()["code"] for one in refused if one.answer} == {"overloaded"}
     assert percentile(refused, 0.99) < READING_LIMIT
     # The client's clock sees a place taken earlier and left later than the server does.
     events = [(one.began + 0.3, 1) for one in slow] + [(one.ended - 0.3, -1) for one in slow]
-    assert _most_at_once(events) <= WORKERS * MAX_CONCURRENCY
+    assert _most_at_once(events) <= most
     assert recovered < 2
 
 
@@ -407,12 +337,14 @@ def test_a_wrong_answer_is_never_released(service: KmsService, name: str) -> Non
 
 @dataclass(frozen=True)
 class Refusal:
-    """``sentence``: what the operator reads in the log."""
+    """``sentence``: what the operator reads in the log. ``on_the_way``: the code between its end's
+    two steps."""
 
     begin: Callable[[KmsService], object]
     end: Callable[[KmsService], object]
     code: str
     sentence: str
+    on_the_way: str = ""
 
 
 def _schedule(service: KmsService) -> None:
@@ -432,7 +364,11 @@ REFUSALS = {
         "is disabled in us-east-1 (DisabledException)",
     ),
     "pending-deletion": Refusal(
-        _schedule, _cancel, "backend-key-pending-deletion", "cancel it (kms:CancelKeyDeletion)"
+        _schedule,
+        _cancel,
+        "backend-key-pending-deletion",
+        "cancel it (kms:CancelKeyDeletion)",
+        on_the_way="backend-key-disabled",
     ),
     # The key-state table of the developer guide allows this answer for the same state.
     "pending-deletion-as-disabled": Refusal(
@@ -476,7 +412,7 @@ def test_a_refusal_has_its_code_and_its_sentence(service: KmsService, name: str)
     refused = [one for one in watched.main.signing() if one.status != 200]
     assert len(refused) > 10
     for one in refused:
-        assert_problem(one.answer, 503, refusal.code)
+        assert_problem(one.answer, 503, refusal.code, refusal.on_the_way)
     said = service.server.logged()[logged:]
     assert refusal.sentence in said
     assert refusal.code in said
@@ -506,9 +442,19 @@ def test_health_may_be_denied_where_signing_is_not(service: KmsService) -> None:
 # Regions
 
 
+def _is_asked_again(service: KmsService, region: str) -> bool:
+    logged = service.server.logged()
+    opened = logged.count(f"AWS KMS in {region} is not asked for a while")
+    return opened == logged.count(f"AWS KMS in {region} answers again")
+
+
 @pytest.mark.parametrize("fault", ["reset", "hangs"])
 def test_the_preferred_region_is_cut_off(service: KmsService, fault: str) -> None:
-    bound = 2 * (0.5 + 0.6) + 1.0 + 0.5  # of one call, by the timeouts of this backend
+    # An outage of the tests before hit both Regions: health finds out that the other is back, too.
+    wait_until(
+        lambda: _is_asked_again(service, REPLICA), 15, "the other Region is known to be well"
+    )
+    bound = 2 * (0.5 + 1.5) + 1.0 + 0.5  # of one call, by the timeouts of this backend
     with load(service, "wide") as watched:
         if fault == "reset":
             service.kms.fault("reset", region=HOME)

@@ -165,7 +165,7 @@ requests_per_second = {LIMIT}
 [backends.wide]
 type = "awskms"
 installation = "wide"
-read_timeout = 0.6
+read_timeout = 1.5
 multi_region = true
 replica_regions = ["{REPLICA}"]
 {common}

@@ -348,6 +348,29 @@ def test_a_list_that_does_not_end_is_an_error(endpoint: Endpoint, time: Time) ->
         list(make(endpoint.url, time).pages("ListKeys", {}, "Keys", doing="listing"))
 
 
+def test_a_region_that_nobody_needs_is_probed(
+    endpoint: Endpoint, refusing: str, time: Time
+) -> None:
+    """Or the first callers that need it would meet an open breaker."""
+    other = Endpoint()
+    regions = make_two(endpoint.url, other.url, time, failure_threshold=1)
+    for one in (endpoint, other):
+        one.fails("KMSInternalException", 500)
+    with pytest.raises(BackendUnavailable):
+        sign_preferred(regions)
+    endpoint.works()
+    other.works()
+    regions.probe("DescribeKey", {"KeyId": "k"})
+    assert [asked for asked, _, _ in other.asked if asked == "DescribeKey"] == []
+    time.seconds += 5
+    sign_preferred(regions)
+    for thread in regions.probe("DescribeKey", {"KeyId": "k"}):
+        thread.join(5)
+    assert [asked for asked, _, _ in other.asked if asked == "DescribeKey"] == ["DescribeKey"]
+    assert regions.probe("DescribeKey", {"KeyId": "k"}) == []
+    other.close()
+
+
 def test_an_outage_is_no_quota(refusing: str, time: Time) -> None:
     """Callers that a breaker refuses use up nothing, and the probe is theirs to make."""
     regions = make(refusing, time, requests_per_second=1, failure_threshold=1)

@@ -11,7 +11,7 @@ from kmsjwks.domain.algorithms import find_algorithm
 from kmsjwks.domain.errors import BackendUnavailable
 from kmsjwks.domain.keys import Key, KeyState, KeyTimes
 from kmsjwks.domain.ports import BackendKey, Finding
-from kmsjwks.services.diagnosis import diagnose, find_orphans
+from kmsjwks.services.diagnosis import diagnose, find_orphans, find_unusable
 from tests.fakes.backend import FakeBackend
 
 ES256 = find_algorithm("ES256")
@@ -83,3 +83,23 @@ def test_keys_that_cannot_be_listed_are_a_failure() -> None:
 @pytest.mark.parametrize("check", ["open", "generate", "sign", "custody", "destroy"])
 def test_every_step_is_reported(check: str) -> None:
     assert check in [one.check for one in diagnose(FakeBackend())]
+
+
+def test_keys_in_use_that_the_backend_does_not_have_are_named() -> None:
+    backend = FakeBackend()
+    well, gone = (backend.create_key(ES256, request_id=name) for name in ("well", "gone"))
+    backend.destroy_key(gone.ref)
+    keys = [known(well), known(gone), known(gone, "other")]
+    bad, summary = find_unusable("kms", backend, keys)
+    assert not bad.ok
+    assert "active key k of demo" in bad.said
+    assert (summary.ok, summary.said[0]) == (True, "2")
+
+
+def test_a_key_under_anothers_reference_is_named() -> None:
+    backend = FakeBackend()
+    one, other = (backend.create_key(ES256, request_id=name) for name in ("one", "other"))
+    swapped = BackendKey(one.ref, ES256, other.spki)
+    bad, _ = find_unusable("kms", backend, [known(swapped)])
+    assert "another key under the reference" in bad.said
+    assert list(find_unusable("elsewhere", backend, [known(one)])) == []

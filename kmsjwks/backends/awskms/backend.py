@@ -50,6 +50,7 @@ class KmsBackend:
         self._inventory = Inventory(self._calls, patience)
         self._creation = Creation(self._calls, self._inventory, patience)
         self._deletion = Deletion(self._calls, self._inventory)
+        self._health_alias = alias_name(settings.installation, "health")
         self._seen: KeyArn | None = None
 
     @property
@@ -80,7 +81,7 @@ class KmsBackend:
         """
         Raises:
             KeyNotFound, KeyPendingDeletion: also for a key that has not our tags.
-            KeyDisabled: GetPublicKey may refuse a disabled key (AWS KMS API Reference).
+            KeyDisabled: it serves nothing until somebody enables it.
         """
         return self._inventory.read(ref)
 
@@ -122,7 +123,9 @@ class KmsBackend:
 
     def check(self) -> None:
         """DescribeKey of a key that was used, else of an alias that need not exist: refusing us
-        that, AWS KMS still answered and knew our credentials. One Region is enough."""
+        that, AWS KMS still answered and knew our credentials. One Region is enough; others that
+        failed are probed beside it."""
+        self._regions.probe("DescribeKey", {"KeyId": self._health_alias})
         try:
             self._describe_something()
         except BackendThrottled:
@@ -140,10 +143,9 @@ class KmsBackend:
                 self._seen = None
             else:
                 return
-        alias = alias_name(self._settings.installation, "health")
         with suppress(KeyNotFound):
             self._regions.call_preferred(
-                "DescribeKey", lambda _: {"KeyId": alias}, doing="answering"
+                "DescribeKey", lambda _: {"KeyId": self._health_alias}, doing="answering"
             )
 
     def examine(self) -> Iterator[Finding]:

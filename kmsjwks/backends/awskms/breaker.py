@@ -45,6 +45,13 @@ class Breaker:
         return self._probe_at is not None
 
     @property
+    def is_due(self) -> bool:
+        """Whether the next call would be the probe."""
+        with self._lock:
+            due = self._probe_at is not None and self._monotonic() >= self._probe_at
+            return due and not self._probe
+
+    @property
     def since(self) -> float | None:
         """Seconds since the epoch; None while closed."""
         return self._since

@@ -148,11 +148,16 @@ class Inventory:
         """
         Raises:
             KeyNotFound, KeyPendingDeletion: also for a key that is not ours.
-            KeyDisabled: AWS KMS gives no public key of a disabled key.
+            KeyDisabled: it serves nothing until somebody enables it.
         """
         arn = self._calls.locate(ref)
         metadata = self._calls.describe(arn)
         refuse_pending(metadata)
+        if metadata.state == "Disabled":
+            raise KeyDisabled(
+                f"The key {arn} is disabled. Find out who disabled it and why, then enable it "
+                "(kms:EnableKey)."
+            )
         label = self.label(arn)
         if label is None:
             raise KeyNotFound(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -129,6 +131,33 @@ class Regions:
         if first is None:
             raise BackendProtocolError("No Region is configured.")
         raise first
+
+    def probe(self, operation: str, params: Mapping[str, Any]) -> list[threading.Thread]:
+        """Ask each Region whose breaker is open and may be probed. One that is seldom needed would
+        otherwise refuse those who need it, until the first of them has found out. Does nothing
+        where there is one Region only: that one is asked anyway.
+
+        Returns the threads that ask, since a Region may hang and the others must not wait for it.
+        """
+        if len(self._regions) == 1:
+            return []
+        due = [place.name for place in self._regions.values() if place.breaker.is_due]
+        threads = [
+            threading.Thread(
+                target=self._probe,
+                args=(operation, params, region),
+                name=f"kmsjwks-probe-{region}",
+                daemon=True,
+            )
+            for region in due
+        ]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _probe(self, operation: str, params: Mapping[str, Any], region: str) -> None:
+        with suppress(BackendError):  # the breaker remembers
+            self.call(operation, params, doing="answering", region=region)
 
     def pages(
         self,

@@ -114,7 +114,7 @@ def _keysets() -> dict[str, Any]:
         ),
     }  # fmt: skip
     found[f"{_KEYSET}/proposals"] = _read(
-        "Keys", "What waits for a second person", "Proposals", _NAME, statuses=(403,)
+        "Keys", "What waits for a second person", "Proposals", _NAME, statuses=(403, 404)
     )
     found[f"{_KEY}/approve"] = {
         "post": _act(
