@@ -151,6 +151,7 @@ def _server(table: schema.Server, base_directory: Path) -> ServerSettings:
         max_concurrency=table.max_concurrency,
         base_url=table.base_url or f"http://{host}:{table.port}",
         max_body_bytes=table.max_body_bytes,
+        max_batch_bytes=table.max_batch_bytes,
         shutdown_timeout=float(table.shutdown_timeout),
     )
 

@@ -61,6 +61,7 @@ class Server(Table):
     max_concurrency: Concurrency = 128
     base_url: BaseUrl | None = None
     max_body_bytes: BodyBytes = 65536
+    max_batch_bytes: BodyBytes = 1048576
     shutdown_timeout: ShutdownSeconds = 10.0
 
 

@@ -27,7 +27,8 @@ class ServerSettings:
     """The HTTP listener.
 
     ``workers`` is 0 for one a core; ``max_concurrency`` counts signing requests of one worker,
-    waiting or running; ``max_body_bytes`` is in bytes, ``shutdown_timeout`` in seconds.
+    waiting or running; ``max_body_bytes`` and ``max_batch_bytes`` (the body of a batch) are in
+    bytes, ``shutdown_timeout`` in seconds.
     ``base_url`` has no trailing slash. ``unix_socket`` (absolute) is listened on instead of host
     and port.
     """
@@ -39,6 +40,7 @@ class ServerSettings:
     max_concurrency: int
     base_url: str
     max_body_bytes: int
+    max_batch_bytes: int
     shutdown_timeout: float
 
 

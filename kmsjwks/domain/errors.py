@@ -175,6 +175,13 @@ class KeysetUnusable(Unavailable):
     title = "Keyset cannot sign"
 
 
+class BatchTimedOut(Unavailable):
+    """An item of a batch had not got its signature when the time for the whole batch was over."""
+
+    code = "batch-timed-out"
+    title = "Batch took too long"
+
+
 class BackendError(KmsJwksError):
     """Whatever a backend raises; nothing else may leave one."""
 

@@ -124,6 +124,18 @@ class KeyBackend(Protocol):
 
 
 @runtime_checkable
+class Concurrent(Protocol):
+    """A backend that signs faster when it is asked for several signatures at once.
+
+    ``concurrency``: for how many, at least 1. Calls are then made in threads that no request
+    waits in, so ``ServerHooks.on_stall`` cannot answer for them: each must end by itself.
+    """
+
+    @property
+    def concurrency(self) -> int: ...
+
+
+@runtime_checkable
 class SelfExamining(Protocol):
     """A backend that can say more about itself to `doctor` than what every backend is asked."""
 
@@ -350,6 +362,9 @@ class AuditSink(Protocol):
             AuditUnavailable: it is not durable, or was not in time; do not release what it
                 records.
         """
+
+    def record_all(self, records: Sequence[AuditRecord]) -> None:
+        """As ``record``, for several at once: all of them or none."""
 
     def head(self) -> ChainHead | None:
         """The last durable record of this process's chain, for a checkpoint; None before any."""

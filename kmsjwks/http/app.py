@@ -6,7 +6,17 @@ from flask import Flask, Response, g, request
 
 from kmsjwks.bootstrap import Service
 from kmsjwks.domain.errors import NotFound
-from kmsjwks.http import audit, backends, health, keysets, lifecycle, moves, problems, publication
+from kmsjwks.http import (
+    audit,
+    backends,
+    batch,
+    health,
+    keysets,
+    lifecycle,
+    moves,
+    problems,
+    publication,
+)
 from kmsjwks.http.authentication import build_chain
 from kmsjwks.http.context import HttpContext
 from kmsjwks.http.openapi import views as openapi
@@ -30,6 +40,7 @@ def create_app(service: Service) -> Flask:
     if service.timing.development:
         app.after_request(_mark_unsafe)
     app.register_blueprint(audit.blueprint(context))
+    app.register_blueprint(batch.blueprint(context))
     app.register_blueprint(health.blueprint(context))
     app.register_blueprint(keysets.blueprint(context))
     app.register_blueprint(lifecycle.blueprint(context))

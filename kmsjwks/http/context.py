@@ -12,7 +12,7 @@ from flask import Request, Response, g
 
 from kmsjwks.bootstrap import Service
 from kmsjwks.domain.access import Principal
-from kmsjwks.domain.errors import Unavailable
+from kmsjwks.domain.errors import QuotaExceeded, Unavailable
 from kmsjwks.http.authentication import Authenticator, authenticate
 from kmsjwks.http.quotas import Quotas
 from kmsjwks.services.signing import Caller
@@ -70,6 +70,12 @@ class HttpContext:
             QuotaExceeded
         """
         self._quotas.count_use(caller.principal.name, keyset)
+
+    def count_uses(
+        self, caller: Caller, keyset: str, times: int
+    ) -> tuple[int, QuotaExceeded | None]:
+        """``count_use`` for several: how many may be signed, and why no more."""
+        return self._quotas.count_uses(caller.principal.name, keyset, times)
 
     def _is_keyset(self, name: str) -> bool:
         snapshot = self.service.snapshots.known()

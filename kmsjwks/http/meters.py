@@ -10,25 +10,29 @@ import logging
 import threading
 import time
 from collections import Counter as Tally
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from prometheus_client import Counter, Gauge
 
 from kmsjwks.bootstrap import Service
 from kmsjwks.domain import strictjson
+from kmsjwks.domain.errors import KmsJwksError
 from kmsjwks.domain.failover import is_ready
 from kmsjwks.domain.keys import KeyState
 from kmsjwks.domain.rotation import active_key, is_blocked, is_failed_over, spares
 from kmsjwks.http.app import create_app
+from kmsjwks.http.batch import REFUSED_ITEMS
 from kmsjwks.http.problems import MEDIA_TYPE
 from kmsjwks.services.scheduler import Scheduler
-from kmsjwks.services.signing import Caller, SignedToken, SigningService, SignRequest, Verification
+from kmsjwks.services.signing import Caller, SignedToken, SigningService, SignRequest
 from kmsjwks.services.snapshot import ReadyKeyset, Snapshot
+from kmsjwks.services.verifying import Verification
 
 SAMPLE_INTERVAL = 1.0  # seconds
-_SIGN = "keysets.sign_jwt"  # the endpoint
+_SIGN = frozenset({"keysets.sign_jwt", "batch.sign_batch"})  # the endpoints
 _log = logging.getLogger(__name__)
 
 
@@ -55,30 +59,47 @@ class MeteredSigning(SigningService):
 
     def sign_jwt(self, caller: Caller, keyset: str, request: SignRequest) -> SignedToken:
         signed = self._inner.sign_jwt(caller, keyset, request)
+        self._count(keyset, signed)
+        return signed
+
+    def sign_batch(
+        self, caller: Caller, keyset: str, requests: Sequence[SignRequest]
+    ) -> list[SignedToken | KmsJwksError]:
+        outcomes = self._inner.sign_batch(caller, keyset, requests)
+        signed = [one for one in outcomes if isinstance(one, SignedToken)]
+        if signed:  # all by one key
+            self._count(keyset, signed[0], len(signed))
+        return outcomes
+
+    def _count(self, keyset: str, signed: SignedToken, times: int = 1) -> None:
         child = self._children.get((keyset, signed.alg))
         if child is None:
             child = self._signed.labels(keyset, signed.alg)
             self._children[keyset, signed.alg] = child
-        child.inc()
-        return signed
+        child.inc(times)
 
     def verify(self, caller: Caller, keyset: str, token: str) -> Verification:
         return self._inner.verify(caller, keyset, token)
 
 
 def count_refusals(app: Flask) -> None:
-    """Count every request to sign that gets no token, by the code of its problem document."""
+    """Count every request to sign, and every item of a batch, that gets no token, by the code of
+    its problem document."""
     refused = Counter(
         "kmsjwks_sign_refused",
-        "Requests to sign that got no token, by problem code.",
+        "Requests to sign, and items of batches, that got no token, by problem code.",
         ("code",),
         registry=None,
     )
 
     def count(response: Response) -> Response:
-        if request.endpoint == _SIGN and response.mimetype == MEDIA_TYPE:
+        if request.endpoint not in _SIGN:
+            return response
+        if response.mimetype == MEDIA_TYPE:
             problem: Any = strictjson.loads(response.get_data())
             refused.labels(str(problem["code"])).inc()
+        for code, times in g.get(REFUSED_ITEMS, Tally()).items():
+            refused.labels(code).inc(times)
         return response
 
     app.after_request(count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from http import HTTPStatus
+from typing import Any
 
 from flask import Flask, Response, g
 from werkzeug.exceptions import HTTPException
@@ -39,23 +40,34 @@ def status_of(error: type[errors.KmsJwksError]) -> HTTPStatus:
     return HTTPStatus.INTERNAL_SERVER_ERROR
 
 
+def _members(code: str, title: str, status: int, detail: str, **more: str) -> dict[str, Any]:
+    """Of a problem document; ``type`` is a URN because the codes are stable and need no page."""
+    return {
+        "type": f"urn:kmsjwks:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        **more,
+    }
+
+
 def problem_body(code: str, title: str, status: int, detail: str, **members: str) -> bytes:
-    """A problem document; ``type`` is a URN because the codes are stable and need no page."""
-    return strictjson.dumps(
-        {
-            "type": f"urn:kmsjwks:problem:{code}",
-            "title": title,
-            "status": status,
-            "detail": detail,
-            "code": code,
-            **members,
-        }
-    )
+    """A problem document."""
+    return strictjson.dumps(_members(code, title, status, detail, **members))
 
 
 def problem_of(error: errors.KmsJwksError, request_id: str) -> tuple[bytes, int, dict[str, str]]:
-    """Body, status and headers for an error. What a backend said stays in the log: it may name
-    devices and paths. That a token is too long for it is the caller's business."""
+    """Body, status and headers for an error."""
+    members, status, headers = problem_members(error, request_id)
+    return strictjson.dumps(members), status, headers
+
+
+def problem_members(
+    error: errors.KmsJwksError, request_id: str
+) -> tuple[dict[str, Any], int, dict[str, str]]:
+    """Members, status and headers of the document for an error. What a backend said stays in the
+    log: it may name devices and paths. That a token is too long for it is the caller's business."""
     status, headers, detail = status_of(type(error)), {"Content-Type": MEDIA_TYPE}, str(error)
     members = {"request_id": request_id}
     if isinstance(error, errors.BackendThrottled):
@@ -84,7 +96,7 @@ def problem_of(error: errors.KmsJwksError, request_id: str) -> tuple[bytes, int,
         headers["WWW-Authenticate"] = f"Bearer {given}"
     if isinstance(error, errors.Forbidden):
         headers["WWW-Authenticate"] = 'Bearer realm="kmsjwks", error="insufficient_scope"'
-    return problem_body(error.code, error.title, status, detail, **members), status, headers
+    return _members(error.code, error.title, status, detail, **members), status, headers
 
 
 def register(app: Flask) -> None:

@@ -36,13 +36,28 @@ class Quotas:
         Raises:
             QuotaExceeded
         """
-        if not self._plan.limits_use:
-            return
+        _, refusal = self.count_uses(client, keyset, 1)
+        if refusal is not None:
+            raise refusal
+
+    def count_uses(self, client: str, keyset: str, times: int) -> tuple[int, QuotaExceeded | None]:
+        """Count so many tokens, or as many of them as fit: how many that are, and why not more."""
+        if not self._plan.limits_use or not times:
+            return times, None
         # Names of keysets that do not exist share a counter.
         where = keyset if self._is_keyset(keyset) else ""
         quota, rule = self._choice(client, where)
-        if quota is not None:
-            self._count(quota, f"use {client} {where}", f"for this keyset ({rule})", client)
+        if quota is None:
+            return times, None
+        counter, which = f"use {client} {where}", f"for this keyset ({rule})"
+        if times > 1 and not self._limiter(quota).limit(counter, times).limited:
+            return times, None
+        for counted in range(times):
+            try:
+                self._count(quota, counter, which, client)
+            except QuotaExceeded as refusal:
+                return counted, refusal
+        return times, None
 
     def count_management(self, client: str) -> None:
         """Count one request that neither signs nor verifies.

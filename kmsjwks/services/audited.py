@@ -41,6 +41,12 @@ class DeferringSink:
             self._write_kept()
         self._sink.record(record)
 
+    def record_all(self, records: Sequence[AuditRecord]) -> None:
+        """As ``record``, for several: all or none."""
+        if self._kept:
+            self._write_kept()
+        self._sink.record_all(records)
+
     def record_at_last(self, record: AuditRecord) -> None:
         """Write it now, or as soon as that is possible. Raises nothing."""
         try:

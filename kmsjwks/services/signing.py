@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,16 +12,26 @@ from kmsjwks.domain import strictjson
 from kmsjwks.domain.access import Action, Principal, require
 from kmsjwks.domain.audit import SigningRecord
 from kmsjwks.domain.errors import (
-    InvalidRequest,
+    BackendError,
+    BackendProtocolError,
+    BatchTimedOut,
     KeyNotFound,
     KeysetNotFound,
     KeysetUnusable,
+    KmsJwksError,
+    MessageTooLarge,
 )
-from kmsjwks.domain.jws import read_compact
 from kmsjwks.domain.narrowing import TokenRequest
 from kmsjwks.domain.ports import AuditSink, Clock
-from kmsjwks.domain.tokens import LEEWAY, build_token
+from kmsjwks.domain.tokens import build_token
+from kmsjwks.services.fanout import FanOut
 from kmsjwks.services.snapshot import ActiveKey, ReadyKeyset, SnapshotKeeper
+from kmsjwks.services.verifying import Verification, verify_token
+
+BATCH_SECONDS = 10.0
+"""How long a batch may take. Far below what the leases of a key outlive its last use by."""
+
+_OF_ONE_MESSAGE = (BackendProtocolError, MessageTooLarge)  # the next one may well be signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +53,20 @@ class SignedToken:
 
 
 @dataclass(frozen=True, slots=True)
-class Verification:
-    """``reason`` is empty for a valid token; ``claims`` only of a token whose signature held."""
+class _Made:
+    """A token that must not be released before its record is durable."""
 
-    valid: bool
-    kid: str | None
-    claims: Mapping[str, Any] | None
-    reason: str
+    signed: SignedToken
+    record: SigningRecord
+
+
+@dataclass(frozen=True, slots=True)
+class _Using:
+    """What a request is signed with; ``now`` in seconds since the epoch."""
+
+    active: ActiveKey
+    ready: ReadyKeyset
+    now: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +85,7 @@ class SigningService:
     ) -> None:
         self._snapshots, self._audit = snapshots, audit
         self._clock, self._new_jti = clock, new_jti
+        self._fan_out = FanOut()
 
     def sign_jwt(self, caller: Caller, keyset: str, request: SignRequest) -> SignedToken:
         """A signed JWT (RFC 7519), recorded before it is returned.
@@ -77,18 +96,68 @@ class SigningService:
             KeysetNotFound, KeysetUnusable, ClaimRejected, BackendError, AuditUnavailable.
         """
         require(caller.principal, Action.SIGN, keyset)
-        active, ready, now = self._active(keyset)
+        using = self._active(keyset)
         try:
-            return self._sign(caller, request, active, ready, now)
+            made = self._make(caller, request, using)
         except KeyNotFound:
-            # A compromised key is destroyed at once, before every replica has looked again.
-            self._snapshots.look_again()
-            other, ready, now = self._active(keyset)
-            if other.key.kid == active.key.kid:
+            other = self._successor(keyset, using)
+            if other is None:
                 raise
-        return self._sign(caller, request, other, ready, now)
+            made = self._make(caller, request, other)
+        self._audit.record(made.record)
+        return made.signed
 
-    def _active(self, keyset: str) -> tuple[ActiveKey, ReadyKeyset, float]:
+    def sign_batch(
+        self, caller: Caller, keyset: str, requests: Sequence[SignRequest]
+    ) -> list[SignedToken | KmsJwksError]:
+        """As ``sign_jwt``, for several: for each, in their order, a token or why there is none.
+        All are signed with one key, and recorded together before any is returned.
+
+        Once the backend fails, it is asked no more for this batch.
+
+        Raises:
+            Forbidden: no grant, whether the keyset exists or not.
+            AuditUnavailable: no token is returned.
+            KeysetNotFound, KeysetUnusable, StoreUnavailable.
+        """
+        require(caller.principal, Action.SIGN, keyset)
+        until, using = time.monotonic() + BATCH_SECONDS, self._active(keyset)
+        outcomes = self._make_all(caller, requests, using, until)
+        if any(isinstance(one, KeyNotFound) for one in outcomes):
+            other = self._successor(keyset, using)
+            if other is not None:
+                # Verifiers do not know the key any more that made the first ones.
+                outcomes = self._make_all(caller, requests, other, until)
+        self._audit.record_all([one.record for one in outcomes if isinstance(one, _Made)])
+        return [one.signed if isinstance(one, _Made) else one for one in outcomes]
+
+    def _make_all(
+        self, caller: Caller, requests: Sequence[SignRequest], using: _Using, until: float
+    ) -> list[_Made | KmsJwksError]:
+        outcomes: list[_Made | KmsJwksError | None] = [None] * len(requests)
+        stop: list[BackendError] = []
+
+        def make(index: int) -> bool:
+            try:
+                outcomes[index] = self._make(caller, requests[index], using)
+            except KmsJwksError as error:
+                outcomes[index] = error
+                if isinstance(error, BackendError) and not isinstance(error, _OF_ONE_MESSAGE):
+                    stop.append(error)
+            return not stop
+
+        self._fan_out.run(make, len(requests), using.active.concurrency, until)
+        missing = stop[0] if stop else _timed_out()
+        return [missing if one is None else one for one in outcomes]
+
+    def _successor(self, keyset: str, gone: _Using) -> _Using | None:
+        """After KeyNotFound: a compromised key is destroyed at once, before every replica has
+        looked again. None where it is still to be used."""
+        self._snapshots.look_again()
+        other = self._active(keyset)
+        return None if other.active.key.kid == gone.active.key.kid else other
+
+    def _active(self, keyset: str) -> _Using:
         ready = self._snapshots.for_signing(keyset)
         if ready is None:
             raise KeysetNotFound(f"There is no keyset {keyset}.")
@@ -96,16 +165,10 @@ class SigningService:
         active = ready.active_at(now)
         if active is None:
             raise KeysetUnusable(f"The keyset {keyset} has no active key.", retry_after=30)
-        return active, ready, now
+        return _Using(active, ready, now)
 
-    def _sign(
-        self,
-        caller: Caller,
-        request: SignRequest,
-        active: ActiveKey,
-        ready: ReadyKeyset,
-        now: float,
-    ) -> SignedToken:
+    def _make(self, caller: Caller, request: SignRequest, using: _Using) -> _Made:
+        active, ready, now = using.active, using.ready, using.now
         content = build_token(
             ready.keyset.rules,
             request.claims,
@@ -121,19 +184,18 @@ class SigningService:
         token = active.signer.compact(content.header, payload)
         key = active.key
         self._snapshots.leases.signed(key.kid, content.exp)
-        self._audit.record(
-            SigningRecord(
-                time=now,
-                principal=caller.principal.name,
-                keyset=ready.keyset.name,
-                kid=key.kid,
-                jti=content.jti,
-                exp=content.exp,
-                claims_sha256=hashlib.sha256(payload).hexdigest(),
-                request_id=caller.request_id,
-            )
+        record = SigningRecord(
+            time=now,
+            principal=caller.principal.name,
+            keyset=ready.keyset.name,
+            kid=key.kid,
+            jti=content.jti,
+            exp=content.exp,
+            claims_sha256=hashlib.sha256(payload).hexdigest(),
+            request_id=caller.request_id,
         )
-        return SignedToken(token, key.kid, key.algorithm.jose, content.exp, content.jti)
+        signed = SignedToken(token, key.kid, key.algorithm.jose, content.exp, content.jti)
+        return _Made(signed, record)
 
     def verify(self, caller: Caller, keyset: str, token: str) -> Verification:
         """Check a token against the published keys of one keyset; asks no backend.
@@ -146,38 +208,12 @@ class SigningService:
         ready = self._snapshots.keyset(keyset)
         if ready is None:
             raise KeysetNotFound(f"There is no keyset {keyset}.")
-        try:
-            return _verify(ready, token, int(self._clock.now()))
-        except InvalidRequest as error:
-            return Verification(False, None, None, str(error))
+        return verify_token(ready, token, int(self._clock.now()))
 
 
-def _verify(ready: ReadyKeyset, token: str, now: int) -> Verification:
-    header, payload, signing_input, signature = read_compact(token)
-    kid = header.get("kid")
-    known = ready.verifiers.get(kid) if isinstance(kid, str) else None
-    if known is None or not isinstance(kid, str):
-        return Verification(False, None, None, "The kid is not one of this keyset's keys.")
-    key, verify = known
-    if header.get("alg") != key.algorithm.jose:
-        return Verification(False, kid, None, "alg is not the algorithm of this key.")
-    if "crit" in header or "b64" in header:
-        return Verification(False, kid, None, "The header has parameters we never set.")
-    if not verify(signing_input, signature):
-        return Verification(False, kid, None, "The signature is not valid.")
-    claims = strictjson.loads(payload)
-    if not isinstance(claims, dict):
-        return Verification(False, kid, None, "The payload is not a JSON object.")
-    reason = _time_and_issuer(claims, ready.keyset.rules.issuer, now)
-    return Verification(not reason, kid, claims, reason)
-
-
-def _time_and_issuer(claims: Mapping[str, Any], issuer: str, now: int) -> str:
-    exp, nbf = claims.get("exp"), claims.get("nbf")
-    if not isinstance(exp, int) or exp <= now:
-        return "The token has expired."
-    if isinstance(nbf, int) and nbf > now + LEEWAY:
-        return "The token is not valid yet."
-    if claims.get("iss") != issuer:
-        return "The token is not from this keyset's issuer."
-    return ""
+def _timed_out() -> BatchTimedOut:
+    return BatchTimedOut(
+        f"The batch was not signed within {BATCH_SECONDS:.0f} seconds; this item was not. "
+        "Send it again, in a smaller batch.",
+        retry_after=1,
+    )

@@ -13,7 +13,7 @@ from kmsjwks.domain.errors import StoreUnavailable
 from kmsjwks.domain.jwk import public_jwk
 from kmsjwks.domain.jws import JwsSigner
 from kmsjwks.domain.keys import Key, Keyset, is_published
-from kmsjwks.domain.ports import BackendKey, Clock, KeyBackend, KeyStore
+from kmsjwks.domain.ports import BackendKey, Clock, Concurrent, KeyBackend, KeyStore
 from kmsjwks.domain.rotation import signing_timeline
 from kmsjwks.domain.signatures import Verifier, make_verifier
 from kmsjwks.services.leases import LeaseKeeper
@@ -27,8 +27,11 @@ _MISS_INTERVAL = 1.0  # seconds between refreshes that unknown names may cause
 
 @dataclass(frozen=True, slots=True)
 class ActiveKey:
+    """``concurrency``: how many signatures its backend makes at once to any use."""
+
     key: Key
     signer: JwsSigner
+    concurrency: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +105,18 @@ def _ready(
         if is_published(key, now)
     }
     timeline = tuple(
-        (start, ActiveKey(key, _signer(key, backends[key.backend], verifiers[key.kid][1])))
+        (start, _active(key, backends[key.backend], verifiers[key.kid][1]))
         for start, key in signing_timeline(keys)
         if key.backend in backends
     )
     return ReadyKeyset(keyset, tuple(keys), timeline, verifiers)
 
 
-def _signer(key: Key, backend: KeyBackend, verify: Verifier) -> JwsSigner:
+def _active(key: Key, backend: KeyBackend, verify: Verifier) -> ActiveKey:
     handle = BackendKey(key.ref, key.algorithm, key.spki)
     jwk = public_jwk(key.spki, key.algorithm)
-    return JwsSigner(key.algorithm, jwk, lambda message: backend.sign(handle, message), verify)
+    sign = JwsSigner(key.algorithm, jwk, lambda message: backend.sign(handle, message), verify)
+    return ActiveKey(key, sign, backend.concurrency if isinstance(backend, Concurrent) else 1)
 
 
 @dataclass(frozen=True, slots=True)

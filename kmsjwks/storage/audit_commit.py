@@ -17,12 +17,13 @@ Write = Callable[[Sequence[bytes]], None]
 
 
 class _Ticket:
-    """One waiting record. ``leads``: its thread is to write, and is not waited for."""
+    """Records of one caller, who waits. ``leads``: its thread is to write, and is not waited
+    for."""
 
-    __slots__ = ("body", "error", "leads", "settled", "wake")
+    __slots__ = ("bodies", "error", "leads", "settled", "wake")
 
-    def __init__(self, body: bytes) -> None:
-        self.body = body
+    def __init__(self, bodies: Sequence[bytes]) -> None:
+        self.bodies = bodies
         self.error: Exception | None = None
         self.leads = self.settled = False
         self.wake = threading.Lock()
@@ -50,12 +51,16 @@ class GroupCommit:
         self._watched = False
 
     def submit(self, body: bytes) -> None:
-        """Return when ``body`` is durable.
+        """As ``submit_all``, for one."""
+        self.submit_all((body,))
+
+    def submit_all(self, bodies: Sequence[bytes]) -> None:
+        """Return when ``bodies`` are durable, all in one write, in their order.
 
         Raises:
-            AuditUnavailable: it is not, or was not in time: then it may still become so.
+            AuditUnavailable: none is, or they were not in time: then all may still become so.
         """
-        ticket = _Ticket(body)
+        ticket = _Ticket(bodies)
         with self._mutex:
             since = self._since
             if since is not None and time.monotonic() - since > self._timeout:
@@ -95,7 +100,7 @@ class GroupCommit:
             batch = tuple(self._queue)
             self._queue.clear()
             self._since, self._leader = time.monotonic(), threading.get_ident()
-        error = self._attempt([ticket.body for ticket in batch])
+        error = self._attempt([body for ticket in batch for body in ticket.bodies])
         with self._mutex:
             for ticket in batch:
                 # A leader that was answered for must not release what it held.

@@ -65,6 +65,11 @@ class FileAuditSink:
         """
         self._commit.submit(encode(record.as_event()))
 
+    def record_all(self, records: Sequence[AuditRecord]) -> None:
+        """As ``record``, for several: one write, all or none."""
+        if records:
+            self._commit.submit_all([encode(record.as_event()) for record in records])
+
     def head(self) -> ChainHead | None:
         """The last durable record of this process's chain; None where there is none."""
         return self._writer.head

@@ -21,8 +21,8 @@ from tests.support.wiring import LastingBackend, install_backend_type, write_con
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "http-api.md"
 EXAMPLES = [
-    "SignRequest", "SignedToken", "Verification", "Migration", "Backends", "KeysetRequest",
-    "KeysetAct", "Act", "Ready",
+    "SignRequest", "SignedToken", "BatchRequest", "BatchResult", "Verification", "Migration",
+    "Backends", "KeysetRequest", "KeysetAct", "Act", "Proposal", "Ready",
 ]  # fmt: skip
 """The schemas of the examples in docs/http-api.md, in their order."""
 

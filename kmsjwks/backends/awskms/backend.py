@@ -27,6 +27,7 @@ from kmsjwks.domain.errors import (
 )
 from kmsjwks.domain.ports import BackendKey, BackendStatus, Evidence, Finding
 
+_AT_ONCE = 16  # at 10 ms a round trip, more than this process's CPU has time for
 _OFFERED = frozenset(alg for alg in ALGORITHMS if alg.kms_key_spec is not None)
 
 
@@ -52,6 +53,11 @@ class KmsBackend:
         self._deletion = Deletion(self._calls, self._inventory)
         self._health_alias = alias_name(settings.installation, "health")
         self._seen: KeyArn | None = None
+
+    @property
+    def concurrency(self) -> int:
+        """A signature is a round trip, most of which is waiting."""
+        return _AT_ONCE
 
     @property
     def algorithms(self) -> frozenset[Algorithm]:

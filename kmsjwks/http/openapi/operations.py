@@ -64,10 +64,13 @@ def _with_body(operation: Operation, schema: str, *, required: bool = True) -> O
 def _tokens() -> dict[str, Any]:
     answers = responses({"200": success("SignedToken")}, 401, 403, 404, 422, 429, 503)
     sign = _operation("Tokens", "Sign a JWT", answers, _NAME, granted=Action.SIGN)
+    answers = responses({"200": success("BatchResult")}, 401, 403, 404, 429, 503)
+    batch = _operation("Tokens", "Sign many JWTs", answers, _NAME, granted=Action.SIGN)
     answers = responses({"200": success("Verification")}, 401, 403, 404, 429, 503)
     verify = _operation("Tokens", "Verify a JWT", answers, _NAME, granted=Action.VERIFY)
     return {
         f"{_KEYSET}/sign/jwt": {"post": _with_body(sign, "SignRequest")},
+        f"{_KEYSET}/sign/jwt/batch": {"post": _with_body(batch, "BatchRequest")},
         f"{_KEYSET}/verify": {"post": _with_body(verify, "VerifyRequest")},
     }
 

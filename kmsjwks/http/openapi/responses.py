@@ -43,8 +43,13 @@ def problem_schema() -> Schema:
         "code": {"type": "string", "enum": sorted(set().union(*codes().values()))},
         "request_id": TEXT,
         "member": {"type": "string", "description": "The claim or header that is to blame."},
+        "retry_after": {
+            "type": "integer",
+            "minimum": 1,
+            "description": "Seconds; of an item of a batch, in the place of `Retry-After`.",
+        },
     }
-    return {**answer(members, ("member",)), "description": "RFC 9457."}
+    return {**answer(members, ("member", "retry_after")), "description": "RFC 9457."}
 
 
 def headers() -> dict[str, Any]:

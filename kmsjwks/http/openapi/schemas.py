@@ -14,6 +14,7 @@ from kmsjwks.domain.approvals import ApprovalState, ProtectedAct
 from kmsjwks.domain.keys import KEYSET_NAME, KeyState
 from kmsjwks.domain.tokenrules import JTI_POLICIES, NBF_POLICIES
 from kmsjwks.http.acts import DRY_RUN, Members
+from kmsjwks.http.batch import BATCH_MEMBERS, ITEM_MEMBERS, MAX_ITEMS, MAX_REFERENCE
 from kmsjwks.http.keysets import SIGN_MEMBERS, VERIFY_MEMBERS
 from kmsjwks.http.lifecycle import APPROVE_MEMBERS, PUT_MEMBERS, STANDBY_MEMBERS
 from kmsjwks.http.moves import FAILOVER_MEMBERS, MIGRATE_MEMBERS
@@ -50,6 +51,14 @@ UNSAFE: Schema = {
 _DETAILS: Mapping[str, Schema] = {
     "algorithm": {"description": "Such as `ES256`, `RS256-3072` or `Ed448`."},
     "claims": {"description": "RFC 7519 section 4. `iss` and `iat` are the service's to set."},
+    "items": {
+        "maxItems": MAX_ITEMS,
+        "items": {"$ref": "#/components/schemas/BatchItem"},
+    },
+    "reference": {
+        "maxLength": MAX_REFERENCE,
+        "description": "The caller's own, given back; need not be unique.",
+    },
     "headers": {"description": "`cty`, and `typ` if it is the keyset's."},
     "issuer": {"description": "The `iss` URL; default: the service's own."},
     "audiences": {"items": TEXT, "description": "Allowed `aud`; `*` for any."},
@@ -110,6 +119,8 @@ def _requests() -> dict[str, Schema]:
     put["properties"]["standby"] = standby
     return {
         "SignRequest": body(SIGN_MEMBERS, ("claims",)),
+        "BatchRequest": body(BATCH_MEMBERS, ("items",)),
+        "BatchItem": body(ITEM_MEMBERS, ("claims",)),
         "VerifyRequest": body(VERIFY_MEMBERS, ("token",)),
         "KeysetRequest": put,
         "ActRequest": body(DRY_RUN),
@@ -123,7 +134,14 @@ def _tokens() -> dict[str, Schema]:
     signed = {"token": TEXT, "kid": TEXT, "alg": JOSE, "exp": WHEN, "jti": TEXT}
     claims = {"type": ["object", "null"], "additionalProperties": True}
     verified = {"valid": YES_OR_NO, "kid": TEXT_OR_NULL, "claims": claims, "reason": TEXT}
-    return {"SignedToken": answer(signed), "Verification": answer(verified)}
+    result = {"reference": TEXT_OR_NULL, **signed, "error": reference("Problem")}
+    either = {"oneOf": [{"required": ["error"]}, {"required": list(signed)}]}
+    outcome = {**answer(result, (*signed, "error")), **either}
+    return {
+        "SignedToken": answer(signed),
+        "BatchResult": answer({"results": {"type": "array", "items": outcome}}),
+        "Verification": answer(verified),
+    }
 
 
 def _keysets() -> dict[str, Schema]:
