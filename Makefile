@@ -10,6 +10,9 @@ export PYTHON ?=
 # How many times the work of `make test` the load tests do in `make soak`.
 SOAK_FACTOR ?= 100
 
+# What `make bench` measures and how long: see docs/performance.md.
+BENCH ?=
+
 bin := .venv/bin
 pytest := $(bin)/python -m pytest
 
@@ -50,6 +53,11 @@ failover-proof: setup ## Kill, flap and migrate backends before clients with cac
 	@cd tests/interop && npm ci --ignore-scripts --no-audit --no-fund
 	$(bin)/python -m proof.failover
 
+.PHONY: bench
+bench: setup ## Measure beside OpenBao, bare services and raw C; an hour (BENCH=options), bench/out
+	@scripts/require.sh node wrk gcc
+	@$(bin)/python -m bench $(BENCH)
+
 .PHONY: lock
 lock: ## Regenerate the lock files from pyproject.toml (UPGRADE=1: newest versions)
 	@scripts/lock.sh
@@ -61,7 +69,7 @@ clean: ## Remove ./var: the demo's token, keys and database
 .PHONY: distclean
 distclean: clean ## Remove .venv and all caches too
 	rm -rf .venv .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
-	rm -rf tests/interop/node_modules proof/out
+	rm -rf tests/interop/node_modules proof/out bench/out bench/.cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: setup

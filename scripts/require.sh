@@ -1,7 +1,7 @@
 #!/bin/sh
 # scripts/require.sh NEED...: makes sure that the system offers each NEED, installing the missing
 # ones with apt-get. Where that cannot be done it says what to install and fails. Needs:
-#   venv  softhsm  flock  curl  p11-kit  postgresql  node  nginx
+#   venv  softhsm  flock  curl  p11-kit  postgresql  node  nginx  wrk  gcc
 # shellcheck disable=SC2086  # lists of packages and needs are split into words on purpose
 set -eu
 cd "$(dirname -- "$0")/.."
@@ -36,6 +36,7 @@ present() {
         p11-kit) has_p11_kit ;;
         postgresql) has_postgresql ;;
         node) command -v node >/dev/null && command -v npm >/dev/null ;;
+        gcc) printf '#include <stdio.h>\n' | gcc -E - >/dev/null 2>&1 ;;
         nginx) command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] ;;
         *) command -v "$1" >/dev/null ;;
     esac
@@ -47,6 +48,7 @@ packages() {
         debian:venv) venv_package ;;
         debian:softhsm) echo softhsm2 ;;
         debian:p11-kit) echo p11-kit p11-kit-modules ;;
+        debian:gcc) echo gcc libc6-dev ;;
         debian:flock) echo util-linux ;;
         fedora:venv) echo python3 ;;
         fedora:flock) echo util-linux-core ;;

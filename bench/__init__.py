@@ -1,0 +1,1 @@
+"""Reproducible comparisons with peers and with the bare device: `make bench`."""
