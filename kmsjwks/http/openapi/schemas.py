@@ -50,7 +50,11 @@ UNSAFE: Schema = {
 _DETAILS: Mapping[str, Schema] = {
     "algorithm": {"description": "Such as `ES256`, `RS256-3072` or `Ed448`."},
     "claims": {"description": "RFC 7519 section 4. `iss` and `iat` are the service's to set."},
-    "headers": {"description": "`cty`, and `typ` if it is the keyset's."},
+    "headers": {
+        "properties": {"cty": TEXT, "typ": TEXT},
+        "additionalProperties": False,
+        "description": "`typ` only if it is the keyset's.",
+    },
     "issuer": {"description": "The `iss` URL; default: the service's own."},
     "audiences": {"items": TEXT, "description": "Allowed `aud`; `*` for any."},
     "required_claims": {"items": TEXT},
@@ -59,11 +63,12 @@ _DETAILS: Mapping[str, Schema] = {
     "nbf": {"enum": list(NBF_POLICIES)},
     "jti": {"enum": list(JTI_POLICIES)},
     "profile": {"enum": ["", "at+jwt"], "description": "`at+jwt`: RFC 9068."},
+    "ttl": {"minimum": 1, "description": "Lifetime in seconds, at most the keyset's."},
     "dry_run": {"description": "Check and tell, and change nothing."},
     **{
         name: {"description": "Seconds."}
         for name in (
-            "ttl", "max_lifetime", "default_lifetime", "rotation_period", "propagation", "leeway",
+            "max_lifetime", "default_lifetime", "rotation_period", "propagation", "leeway",
             "destroy_after", "destroy_window", "failover_after", "failback_after",
         )
     },
