@@ -40,7 +40,9 @@ CLIENT = f"""
 max_concurrency = 1
 [clients.all]
 token_sha256 = ["{hashlib.sha256(b"secret").hexdigest()}"]
-grants = [{{ actions = ["sign", "verify", "read", "rotate", "manage", "destroy"], keysets = ["*"] }}]
+[[clients.all.grants]]
+actions = ["sign", "verify", "read", "rotate", "manage", "destroy"]
+keysets = ["*"]
 """
 
 
