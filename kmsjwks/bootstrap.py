@@ -17,6 +17,7 @@ from typing import Any
 from kmsjwks.config import BackendSettings, Settings
 from kmsjwks.domain.access import Principal
 from kmsjwks.domain.errors import ConfigurationError, InvalidRequest, StoreUnavailable
+from kmsjwks.domain.failover import Sight
 from kmsjwks.domain.ports import (
     BackendContext,
     BackendFactory,
@@ -31,10 +32,12 @@ from kmsjwks.publishing.visibility import PublicJwks
 from kmsjwks.services.backendwatch import BackendWatch, WatchTiming
 from kmsjwks.services.boundedbackend import BoundedBackend
 from kmsjwks.services.exporting import Exporter, ExportTiming, ScheduledExport
-from kmsjwks.services.failover import FailoverKeeper, FailoverOptions, FailoverService
+from kmsjwks.services.failover import FailoverOptions, FailoverService
+from kmsjwks.services.failoverkeeper import FailoverKeeper
 from kmsjwks.services.faultpoints import FaultPoints
 from kmsjwks.services.keymaking import KeyMaker
 from kmsjwks.services.keysets import KeysetService
+from kmsjwks.services.keytrouble import KeyTroubles
 from kmsjwks.services.leases import LeaseKeeper
 from kmsjwks.services.lifecycle import KeyService, KeyServiceOptions
 from kmsjwks.services.migration import MigrationService
@@ -70,6 +73,7 @@ class Service:
     migration: MigrationService
     failover: FailoverService
     watch: BackendWatch
+    troubles: KeyTroubles
     clock: Clock
     planner: Planner
     signing: SigningService
@@ -130,7 +134,9 @@ def build(
     )
     maker = KeyMaker(store, makers, clock, faults)
     migration = MigrationService(store, makers, clock, timing, faults)
-    watch = BackendWatch(backends, clock, WatchTiming(settings.backend_watch.interval))
+    watched = settings.backend_watch
+    watch = BackendWatch(backends, clock, WatchTiming(watched.interval, watched.patience))
+    troubles = KeyTroubles(clock)
     snapshots = SnapshotKeeper(
         take=lambda now: take_snapshot(store, backends, max_age=settings.jwks.max_age, now=now),
         revision=store.revision,
@@ -153,16 +159,25 @@ def build(
         snapshots=snapshots,
         keysets=KeysetService(store, makers, maker, clock, migration),
         keys=KeyService(
-            store, makers, maker, clock, KeyServiceOptions(timing, gated=gate is not None)
+            store,
+            makers,
+            maker,
+            clock,
+            KeyServiceOptions(
+                timing,
+                gated=gate is not None,
+                sight=lambda: Sight(watch.health(), troubles.all()),
+            ),
         ),
         migration=migration,
         failover=FailoverService(
-            store, makers, clock, FailoverOptions(timing, gate is not None, faults)
+            store, makers, clock, FailoverOptions(timing, gate is not None, faults, troubles)
         ),
         watch=watch,
+        troubles=troubles,
         clock=clock,
         planner=Planner(store, makers, maker, clock, PlannerOptions(timing, gate, faults)),
-        signing=SigningService(snapshots, audit, clock, new_jti),
+        signing=SigningService(snapshots, audit, clock, new_jti, troubles),
         principals=principals(settings),
         export=export,
     )

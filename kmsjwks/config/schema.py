@@ -81,6 +81,7 @@ class Rotation(Table):
 
 class BackendWatch(Table):
     interval: WatchSeconds = 5.0
+    patience: WatchSeconds = 8.0
 
 
 class Publication(Table):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -12,7 +11,7 @@ from kmsjwks.domain import strictjson
 from kmsjwks.domain.access import Action, require
 from kmsjwks.domain.errors import InvalidRequest, KeysetNotFound
 from kmsjwks.domain.jwk import public_jwk
-from kmsjwks.domain.keys import Key
+from kmsjwks.domain.keys import Key, Standby
 from kmsjwks.http.bodies import read_object
 from kmsjwks.http.context import HttpContext
 from kmsjwks.services.signing import SignRequest
@@ -92,7 +91,7 @@ def _shown(ready: ReadyKeyset) -> dict[str, Any]:
         "name": keyset.name,
         "algorithm": keyset.algorithm.id,
         "backend": keyset.backend,
-        "standby": None if keyset.standby is None else asdict(keyset.standby),
+        "standby": _standby(keyset.standby),
         "signs_in": active.key.backend if active else None,
         "issuer": rules.issuer,
         "jwks_uri": f"{rules.issuer}/.well-known/jwks.json",
@@ -104,6 +103,17 @@ def _shown(ready: ReadyKeyset) -> dict[str, Any]:
         "forbidden_claims": list(rules.forbidden),
         "active_kid": active.key.kid if active else None,
         "created_at": keyset.created_at,
+    }
+
+
+def _standby(standby: Standby | None) -> dict[str, Any] | None:
+    """As it is given in a request."""
+    if standby is None:
+        return None
+    return {
+        "backend": standby.backend,
+        "failover_after": standby.failover_after,
+        "failback_after": standby.failback_after,
     }
 
 

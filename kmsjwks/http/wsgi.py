@@ -49,7 +49,7 @@ class InFlight:
         found = self._replies.pop(ident, None)
         if found is not None:
             reply, environ = found
-            stuck = BackendUnavailable("The PKCS#11 module does not answer.", retry_after=2)
+            stuck = BackendUnavailable("The backend does not answer.", retry_after=2)
             request_id = str(environ.get(REQUEST_ID, ""))
             body, status, headers = problem_of(stuck, request_id)
             _log.error("request %s: %s: %s", request_id, stuck.code, stuck)

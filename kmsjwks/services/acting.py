@@ -15,6 +15,7 @@ from kmsjwks.domain.keys import Keyset
 from kmsjwks.domain.ports import Change, KeyStore, LifecycleEvent
 
 _LOCK_PATIENCE = 20.0  # seconds to wait for another process's turn
+_SHORT_PATIENCE = 1.0  # seconds, where waiting does harm
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,4 +57,18 @@ def planner_turn(store: KeyStore) -> Iterator[None]:
                 return
         if time.monotonic() >= deadline:
             raise StoreUnavailable("Another process is changing keys; try again.", retry_after=5)
+        time.sleep(0.05)
+
+
+@contextmanager
+def turn_or_not(store: KeyStore) -> Iterator[bool]:
+    """Wait a moment for the planner's lock, then go on without it: whoever has it may hang in the
+    very device that is down. What is written is checked against what was read all the same. Yields
+    whether we have the lock; who has not must not ask a backend for anything that lasts."""
+    deadline = time.monotonic() + _SHORT_PATIENCE
+    while True:
+        with store.planner_lock() as ours:
+            if ours or time.monotonic() >= deadline:
+                yield ours
+                return
         time.sleep(0.05)

@@ -5,24 +5,34 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from kmsjwks.domain import interventions, rotation
 from kmsjwks.domain.effects import effect_of_early_takeover, effects_of_compromise
 from kmsjwks.domain.errors import (
     BackendError,
     BackendUnavailable,
+    Conflict,
     KeyNotKnown,
+    StoreUnavailable,
     TransitionRefused,
 )
 from kmsjwks.domain.explanation import moment
+from kmsjwks.domain.failover import Sight, successor
 from kmsjwks.domain.keys import Key, Keyset, KeyState, check_transition
 from kmsjwks.domain.ports import Change, Clock, KeyBackend, KeyStore, LifecycleEvent
 from kmsjwks.domain.timing import InstallationTiming
-from kmsjwks.services.acting import Actor, Proposal, find_keyset, planner_turn
+from kmsjwks.services.acting import (
+    Actor,
+    Proposal,
+    find_keyset,
+    planner_turn,
+    turn_or_not,
+)
 from kmsjwks.services.keymaking import KeyMaker
 
 _log = logging.getLogger(__name__)
+_TRIES = 3  # of an act that does not wait for its turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +47,12 @@ class _Acts:
 
 @dataclass(frozen=True, slots=True)
 class KeyServiceOptions:
-    """``gated``: spares must have been seen through the public URL before they take over."""
+    """``gated``: spares must have been seen through the public URL before they take over.
+    ``sight``: what this process knows of the health of backends."""
 
     timing: InstallationTiming
     gated: bool
+    sight: Callable[[], Sight] = field(default=lambda: Sight({}))
 
 
 class KeyService:
@@ -56,6 +68,7 @@ class KeyService:
     ) -> None:
         self._store, self._backends, self._maker = store, backends, maker
         self._clock, self._timing, self._gated = clock, options.timing, options.gated
+        self._sight = options.sight
 
     def rotate(self, keyset: str, actor: Actor) -> Proposal:
         """The spare takes over as soon as every verifier may be taken to know it.
@@ -84,30 +97,49 @@ class KeyService:
 
     def compromise(self, kid: str, actor: Actor) -> Proposal:
         """The key leaves the JWKS at once; where it signed, the spare takes over at once. A
-        backend that is down does not stand in the way.
+        backend that is down does not stand in the way, nor does a tick that hangs in one.
 
         Raises:
             KeyNotKnown, TransitionRefused.
         """
-        return self._carry_out(
+        return self._carry_out_urgently(
             self._key(kid).keyset,
             actor,
-            lambda keyset, keys: self._compromise(keyset, keys, kid, actor),
+            lambda keyset, keys, ours: self._compromise(
+                keyset, keys, kid, actor if ours else replace(actor, dry_run=True)
+            ),
         )
 
     def hold(self, kid: str, actor: Actor) -> Proposal:
         """Stop every transition of the key but to compromised. When this returns, none is under
-        way.
+        way: where a tick may be about to destroy the key just now, it is waited for.
 
         Raises:
             KeyNotKnown
+            StoreUnavailable: such a tick does not end.
         """
 
-        def propose(_: Keyset, keys: list[Key]) -> _Acts:
+        def propose(_: Keyset, keys: list[Key], ours: bool) -> _Acts:
             key = _one(keys, kid)
+            if not ours and self._is_being_destroyed(key):
+                raise StoreUnavailable(
+                    f"Key {kid} is due to be destroyed, and another process is changing keys. Try "
+                    "again; the hold may come too late.",
+                    retry_after=5,
+                )
             return _acts(key, replace(key, hold=True), "held", f"Key {kid} is on hold.")
 
-        return self._carry_out(self._key(kid).keyset, actor, propose)
+        key = self._key(kid)
+        if self._is_being_destroyed(key):
+            return self._carry_out(key.keyset, actor, lambda one, keys: propose(one, keys, True))
+        return self._carry_out_urgently(key.keyset, actor, propose)
+
+    def _is_being_destroyed(self, key: Key) -> bool:
+        """Whether some replica's tick may be at it, by its own clock."""
+        if key.state is KeyState.COMPROMISED:
+            return True
+        due = key.times.destroy_at
+        return due is not None and due <= self._clock.now() + self._timing.skew
 
     def release(self, kid: str, actor: Actor) -> Proposal:
         """End a hold. Dates that passed meanwhile are set anew.
@@ -164,12 +196,37 @@ class KeyService:
     ) -> Proposal:
         """Under the planner's lock, so that no tick is in the middle of the opposite."""
         with nullcontext() if actor.dry_run else planner_turn(self._store):
-            acts = propose(find_keyset(self._store, name), list(self._store.keys(name)))
-            event = self._event(actor, name, acts.kid, acts.event)
-            if acts.changes and not actor.dry_run:
-                self._maker.faults.reach(f"{acts.event}.before")
-                self._store.apply(acts.changes, event)
-                self._maker.faults.reach(f"{acts.event}.recorded")
+            return self._record(name, actor, propose)
+
+    def _carry_out_urgently(
+        self, name: str, actor: Actor, propose: Callable[[Keyset, list[Key], bool], _Acts]
+    ) -> Proposal:
+        """Without the lock after a moment: whoever has it may wait for a device that hangs. The
+        store takes no change of what was changed since it was read, so nothing is overwritten; what
+        another wrote meanwhile is read, and the act is tried again. ``propose`` is told whether we
+        have the lock: no key may be made without."""
+        if actor.dry_run:
+            return self._record(name, actor, lambda keyset, keys: propose(keyset, keys, True))
+        with turn_or_not(self._store) as ours:
+            for left in reversed(range(_TRIES)):
+                try:
+                    return self._record(
+                        name, actor, lambda keyset, keys: propose(keyset, keys, ours)
+                    )
+                except Conflict as error:
+                    if ours or not left or isinstance(error, TransitionRefused):
+                        raise
+        raise AssertionError  # the last try returned or raised
+
+    def _record(
+        self, name: str, actor: Actor, propose: Callable[[Keyset, list[Key]], _Acts]
+    ) -> Proposal:
+        acts = propose(find_keyset(self._store, name), list(self._store.keys(name)))
+        event = self._event(actor, name, acts.kid, acts.event)
+        if acts.changes and not actor.dry_run:
+            self._maker.faults.reach(f"{acts.event}.before")
+            self._store.apply(acts.changes, event)
+            self._maker.faults.reach(f"{acts.event}.recorded")
         return Proposal(tuple(acts.says), tuple(acts.changes), event)
 
     def _backend_of(self, key: Key) -> KeyBackend:
@@ -229,14 +286,30 @@ class KeyService:
         gone = replace(key, state=KeyState.COMPROMISED, hold=False, times=times)
         changes = [Change(key, gone)]
         if key.state is KeyState.ACTIVE:
-            spare = rotation.replacement([one for one in keys if one.kid != kid], now, key.backend)
+            spare = successor(keyset, keys, key, self._sight(), now, gated=self._gated)
             if spare is None:
                 says.append("There is no spare: a new key is made and signs at once.")
             else:
                 changes.append(_take_over(spare, now))
+                changes += self._left_behind(keyset, keys, spare, key.backend)
                 early = effect_of_early_takeover(keyset, spare, now)
                 says += [f"Key {spare.kid} signs from now on.", *([early] if early else [])]
         return _Acts(says, changes, "compromised", kid)
+
+    def _left_behind(
+        self, keyset: Keyset, keys: Sequence[Key], spare: Key, left: str
+    ) -> list[Change]:
+        """Where another backend takes over, the other spares lose their dates: they were chosen
+        for a key in the backend ``left``."""
+        if spare.backend == left:
+            return []
+        now = int(self._clock.now())
+        return [
+            Change(one, after)
+            for one in rotation.spares(keys)
+            if one.kid != spare.kid
+            and (after := interventions.unscheduled(keyset, one, self._timing, now)) != one
+        ]
 
     def _destroy(self, keyset: Keyset, keys: list[Key], kid: str) -> _Acts:
         key = _one(keys, kid)
