@@ -11,6 +11,7 @@ from kmsjwks.domain.keys import Key, KeyState
 from kmsjwks.domain.ports import Clock
 
 _log = logging.getLogger(__name__)
+_JUST = 1.0  # seconds
 _RECENT = 900.0  # seconds; what was met before says little about now
 
 
@@ -38,6 +39,11 @@ class KeyTroubles:
             with self._lock:
                 self._met.pop(kid, None)
             _log.info("The key %s serves again.", kid)
+
+    def was_just_refused(self, kid: str) -> bool:
+        """Within the last second: what a look at the database would tell is known."""
+        met = self._met.get(kid)
+        return met is not None and 0 <= self._clock.now() - met.last < _JUST
 
     def all(self) -> dict[str, Trouble]:
         with self._lock:

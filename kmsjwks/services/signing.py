@@ -90,7 +90,8 @@ class SigningService:
             return self._sign(caller, request, active, ready, now)
         except KeyNotFound as error:
             # A compromised key is destroyed at once, before every replica has looked again.
-            self._snapshots.look_again()
+            if not self._troubles.was_just_refused(active.key.kid):
+                self._snapshots.refresh()
             other, ready, now = self._active(keyset)
             if other.key.kid == active.key.kid:
                 self._troubles.refused(active.key, str(error))

@@ -221,14 +221,10 @@ class SnapshotKeeper:
         """By name; a miss looks once at the store, so that what was just created is found."""
         found = self.current().keysets.get(name)
         if found is None:
-            self.look_again()
+            if self._may_look_again():
+                self.refresh()
             found = self.current().keysets.get(name)
         return found
-
-    def look_again(self) -> None:
-        """Refresh, unless that was done a moment ago."""
-        if self._may_look_again():
-            self.refresh()
 
     def refresh(self) -> None:
         """Wait for a look at the database that begins now. Never raises, and does not wait long."""
