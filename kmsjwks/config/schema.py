@@ -141,6 +141,7 @@ class Approvals(Table):
 
 class BackendWatch(Table):
     interval: WatchSeconds = 5.0
+    patience: WatchSeconds = 8.0
 
 
 class Publication(Table):

@@ -11,7 +11,9 @@ from kmsjwks.domain import strictjson
 from kmsjwks.domain.access import Action, Principal, require
 from kmsjwks.domain.audit import SigningRecord
 from kmsjwks.domain.errors import (
+    BackendDenied,
     InvalidRequest,
+    KeyDisabled,
     KeyNotFound,
     KeysetNotFound,
     KeysetUnusable,
@@ -20,6 +22,7 @@ from kmsjwks.domain.jws import read_compact
 from kmsjwks.domain.narrowing import TokenRequest
 from kmsjwks.domain.ports import AuditSink, Clock
 from kmsjwks.domain.tokens import LEEWAY, build_token
+from kmsjwks.services.keytrouble import KeyTroubles
 from kmsjwks.services.snapshot import ActiveKey, ReadyKeyset, SnapshotKeeper
 
 
@@ -60,13 +63,20 @@ class Caller:
 
 
 class SigningService:
-    """Thread-safe; reads no database."""
+    """Thread-safe; reads no database. ``troubles`` learns which keys are refused and which are
+    not."""
 
     def __init__(
-        self, snapshots: SnapshotKeeper, audit: AuditSink, clock: Clock, new_jti: Callable[[], str]
+        self,
+        snapshots: SnapshotKeeper,
+        audit: AuditSink,
+        clock: Clock,
+        new_jti: Callable[[], str],
+        troubles: KeyTroubles | None = None,
     ) -> None:
         self._snapshots, self._audit = snapshots, audit
         self._clock, self._new_jti = clock, new_jti
+        self._troubles = troubles or KeyTroubles(clock)
 
     def sign_jwt(self, caller: Caller, keyset: str, request: SignRequest) -> SignedToken:
         """A signed JWT (RFC 7519), recorded before it is returned.
@@ -80,11 +90,13 @@ class SigningService:
         active, ready, now = self._active(keyset)
         try:
             return self._sign(caller, request, active, ready, now)
-        except KeyNotFound:
+        except KeyNotFound as error:
             # A compromised key is destroyed at once, before every replica has looked again.
-            self._snapshots.look_again()
+            if not self._troubles.was_just_refused(active.key.kid):
+                self._snapshots.refresh()
             other, ready, now = self._active(keyset)
             if other.key.kid == active.key.kid:
+                self._troubles.refused(active.key, str(error))
                 raise
         return self._sign(caller, request, other, ready, now)
 
@@ -118,8 +130,13 @@ class SigningService:
         narrowed = TokenRequest(content.claims, content.exp - int(now))
         require(caller.principal, Action.SIGN, ready.keyset.name, narrowed)
         payload = strictjson.dumps(content.claims)
-        token = active.signer.compact(content.header, payload)
         key = active.key
+        try:
+            token = active.signer.compact(content.header, payload)
+        except (KeyDisabled, BackendDenied) as error:
+            self._troubles.refused(key, str(error))
+            raise
+        self._troubles.served(key.kid)
         self._snapshots.leases.signed(key.kid, content.exp)
         self._audit.record(
             SigningRecord(
