@@ -347,9 +347,12 @@ class StandbyInstallation(Installation):
         slack=st.sampled_from([0, 1, 60]),
         gated=st.booleans(),
         lifetime=st.sampled_from([1, 40, 200]),
+        device_window=st.sampled_from([0, 60]),
     )
-    def build(self, ahead: list[int], slack: int, gated: bool, lifetime: int) -> None:
-        super().build(ahead, slack, gated, lifetime)
+    def build(
+        self, ahead: list[int], slack: int, gated: bool, lifetime: int, device_window: int
+    ) -> None:
+        super().build(ahead, slack, gated, lifetime, device_window)
         self.store.keyset = replace(self.store.keyset, standby=Standby("kms", 1, 1))
         self.failovers = self.migrations = self.caught_up = 0
 
@@ -437,7 +440,7 @@ TestStandbyInstallation.settings = settings(
 
 def _installation(ahead: list[int], lifetime: int = 200) -> StandbyInstallation:
     world = StandbyInstallation()
-    world.build(ahead=ahead, slack=0, gated=False, lifetime=lifetime)
+    world.build(ahead=ahead, slack=0, gated=False, lifetime=lifetime, device_window=0)
     world.wait_ticking(seconds=SHORT + 5, nth=1)
     return world
 

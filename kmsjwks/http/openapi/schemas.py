@@ -240,6 +240,7 @@ def _operations() -> dict[str, Schema]:
         "left_behind": {"type": "array", "items": answer(left)},
         "unsafe": UNSAFE,
     }
+    refused = answer({"keyset": TEXT, "kid": TEXT, "since": WHEN, "reason": TEXT})
     backend = {
         "name": TEXT,
         "type": TEXT,
@@ -247,6 +248,7 @@ def _operations() -> dict[str, Schema]:
         "since": WHEN,
         "reason": TEXT,
         **dict.fromkeys(("keysets", "signing", "cannot_sign"), TEXTS),
+        "refused_keys": {"type": "array", "items": refused},
     }
     down = answer({"since": WHEN, "keysets_that_cannot_sign": COUNT})
     ready = {
