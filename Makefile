@@ -34,8 +34,8 @@ test: setup check ## Run everything: linters, types, import contracts and the te
 lint: venv check ## Run the linters, types and import contracts only
 
 .PHONY: soak
-soak: setup ## Run the load tests SOAK_FACTOR (100) times as long
-	SOAK_FACTOR=$(SOAK_FACTOR) $(pytest) tests/faults tests/contract
+soak: setup ## Run load tests and fuzzing SOAK_FACTOR (100) times as long
+	SOAK_FACTOR=$(SOAK_FACTOR) $(pytest) tests/faults tests/contract tests/e2e/test_fuzz.py
 
 .PHONY: interop
 interop: setup ## Verify our tokens with node's jose

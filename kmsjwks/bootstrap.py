@@ -23,6 +23,7 @@ from kmsjwks.domain.errors import (
     InvalidRequest,
     StoreUnavailable,
 )
+from kmsjwks.domain.failover import Sight
 from kmsjwks.domain.ports import (
     AuditSink,
     BackendContext,
@@ -43,10 +44,12 @@ from kmsjwks.services.backendwatch import BackendWatch, WatchTiming
 from kmsjwks.services.boundedbackend import BoundedBackend
 from kmsjwks.services.checkpointing import Checkpointer, CheckpointPlan, CheckpointSigner
 from kmsjwks.services.exporting import Exporter, ExportTiming, ScheduledExport
-from kmsjwks.services.failover import FailoverKeeper, FailoverOptions, FailoverService
+from kmsjwks.services.failover import FailoverOptions, FailoverService
+from kmsjwks.services.failoverkeeper import FailoverKeeper
 from kmsjwks.services.faultpoints import FaultPoints
 from kmsjwks.services.keymaking import KeyMaker
 from kmsjwks.services.keysets import KeysetService
+from kmsjwks.services.keytrouble import KeyTroubles
 from kmsjwks.services.leases import LeaseKeeper
 from kmsjwks.services.lifecycle import KeyService, KeyServiceOptions
 from kmsjwks.services.migration import MigrationService
@@ -86,6 +89,7 @@ class Service:
     migration: MigrationService
     failover: FailoverService
     watch: BackendWatch
+    troubles: KeyTroubles
     clock: Clock
     planner: Planner
     signing: SigningService
@@ -151,7 +155,9 @@ def build(
     export = scheduled_export(settings, clock, environ)
     maker = KeyMaker(store, makers, clock, faults)
     migration = MigrationService(store, makers, clock, timing, faults)
-    watch = BackendWatch(backends, clock, WatchTiming(settings.backend_watch.interval))
+    watched = settings.backend_watch
+    watch = BackendWatch(backends, clock, WatchTiming(watched.interval, watched.patience))
+    troubles = KeyTroubles(clock)
     snapshots = SnapshotKeeper(
         take=lambda now: take_snapshot(store, backends, max_age=settings.jwks.max_age, now=now),
         revision=store.revision,
@@ -184,15 +190,21 @@ def build(
             makers,
             maker,
             clock,
-            KeyServiceOptions(timing, gate is not None, settings.approvals),
+            KeyServiceOptions(
+                timing,
+                gated=gate is not None,
+                approvals=settings.approvals,
+                sight=lambda: Sight(watch.health(), troubles.all()),
+            ),
         ),
         migration=migration,
         failover=FailoverService(
-            store, makers, clock, FailoverOptions(timing, gate is not None, faults)
+            store, makers, clock, FailoverOptions(timing, gate is not None, faults, troubles)
         ),
         watch=watch,
+        troubles=troubles,
         planner=Planner(store, makers, maker, clock, PlannerOptions(timing, gate, faults)),
-        signing=SigningService(snapshots, audit, clock, new_jti),
+        signing=SigningService(snapshots, audit, clock, new_jti, troubles),
         clock=clock,
         audit=audit,
         trail=AuditReader(settings.audit.directory),

@@ -11,7 +11,14 @@ from kmsjwks.cli.output import emit
 from kmsjwks.cli.session import Exit, Session, exits
 from kmsjwks.domain.errors import InvalidRequest
 from kmsjwks.domain.ports import Finding, KeyBackend, KeyStore
-from kmsjwks.services.diagnosis import OPEN, ORPHANS, diagnose, find_orphans, find_unusable
+from kmsjwks.services.diagnosis import (
+    OPEN,
+    ORPHANS,
+    diagnose,
+    find_orphans,
+    find_unusable,
+    keys_in_use,
+)
 
 
 @click.command()
@@ -39,12 +46,11 @@ def doctor(context: click.Context, name: str | None) -> None:
 
 
 def _findings(name: str, backend: KeyBackend, store: KeyStore) -> Iterator[Finding]:
-    reached = True
-    for finding in diagnose(backend):
+    reached, keys = True, store.keys()
+    for finding in diagnose(backend, keys_in_use(name, keys)):
         reached = reached and (finding.ok or finding.check != OPEN)
         yield finding
     if reached:
-        keys = store.keys()
         yield from find_unusable(name, backend, keys)
         yield from find_orphans(name, backend, keys)
 

@@ -139,16 +139,10 @@ class Approvals(Table):
         default_factory=list
     )
 
-    @model_validator(mode="after")
-    def _names_each_once(self) -> Self:
-        names = [one for group in self.same_person for one in set(group)]
-        if len(set(names)) != len(names):
-            raise ValueError("same_person names somebody in two lists; make them one")
-        return self
-
 
 class BackendWatch(Table):
     interval: WatchSeconds = 5.0
+    patience: WatchSeconds = 8.0
 
 
 class Publication(Table):

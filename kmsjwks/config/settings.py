@@ -138,9 +138,11 @@ class RotationSettings:
 
 @dataclass(frozen=True, slots=True)
 class BackendWatchSettings:
-    """``interval`` (seconds): how often each backend is asked whether it can serve."""
+    """In seconds: ``interval``, how often each backend is asked whether it can serve, and
+    ``patience``, how long an answer may take."""
 
     interval: float
+    patience: float = 8.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,8 +62,8 @@ class ApprovalPolicy:
     """Which acts take a second person; none by default.
 
     ``window`` (seconds): how long a proposal can be approved, and how long the private half of a
-    key that was declared compromised waits for its destruction. ``same_person``: names of one
-    person each.
+    key that was declared compromised waits for its destruction. ``same_person``: names that
+    may be one person; a name may be in several lists.
     """
 
     required_for: frozenset[ProtectedAct] = frozenset()

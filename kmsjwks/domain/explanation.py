@@ -121,7 +121,7 @@ def _future_activation(context: _Context, key: Key) -> list[Date]:
 
 
 def _planned_activation(context: _Context, key: Key) -> Date:
-    planned = planned_activation(context.keyset, active_key(context.keys), key)
+    planned = planned_activation(context.keyset, context.keys, key)
     if planned is None:
         why = (
             f"rotates on demand only; ready from {moment(earliest_activation(context.keyset, key))}"
@@ -149,6 +149,9 @@ def _standing_by(context: _Context, key: Key) -> Date:
     known = f"known to every verifier from {moment(earliest_activation(keyset, key))}"
     active = active_key(context.keys)
     signs_in = keyset.backend if active is None else active.backend
+    if key.backend == signs_in:
+        why = f"in {signs_in}, which signs until {keyset.backend} does; {known}"
+        return Date("stands by", None, why)
     if is_failed_over(keyset, context.keys):
         after, when = standby.failback_after, f"{key.backend} has been up again"
     else:

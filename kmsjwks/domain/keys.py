@@ -84,11 +84,14 @@ class Standby:
 
     In seconds: ``failover_after``, how long the backend that signs must have been unavailable;
     ``failback_after``, how long the primary must have been available again. None: on command only.
+    ``left_since``: the keyset was commanded then (seconds since the epoch) to move to its primary,
+    wherever it signs: what keeps a migration apart from a failover.
     """
 
     backend: str
     failover_after: int | None = 60
     failback_after: int | None = 3600
+    left_since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

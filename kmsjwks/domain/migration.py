@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from kmsjwks.domain.keys import Key, Keyset, KeyState, is_published
+from kmsjwks.domain.keys import Key, Keyset, KeyState, Standby, is_published
 from kmsjwks.domain.rotation import active_key, is_migrating, next_spare
 
 
@@ -48,6 +48,32 @@ class Progress:
                 return "no-key-yet"
             return "published" if self.takes_over_at is None else "scheduled"
         return "retiring" if self.left else "settled"
+
+
+def moved(keyset: Keyset, to: str, now: int) -> Keyset:
+    """The keyset once it belongs to the backend ``to``, commanded at ``now`` (seconds). A standby
+    that is ``to`` is none any more."""
+    standby = keyset.standby
+    if standby is None or standby.backend == to:
+        return replace(keyset, backend=to, standby=None)
+    return replace(keyset, backend=to, standby=replace(standby, left_since=now))
+
+
+def stopped(keyset: Keyset, where: str) -> Keyset:
+    """The keyset once it stays in the backend ``where``, which its active key is in."""
+    standby = keyset.standby
+    if standby is None or standby.backend == where:
+        return replace(keyset, backend=where, standby=None)
+    return replace(keyset, backend=where, standby=replace(standby, left_since=None))
+
+
+def stood_by(keyset: Keyset, keys: Sequence[Key], standby: Standby | None, now: int) -> Keyset:
+    """The keyset with another standby, or none; a migration under way at ``now`` (seconds) goes
+    on, wherever the keyset fails over to meanwhile."""
+    old = None if keyset.standby is None else keyset.standby.left_since
+    since = old if old is not None or not is_migrating(keyset, keys) else now
+    after = None if standby is None else replace(standby, left_since=since)
+    return replace(keyset, standby=after)
 
 
 def progress(keyset: Keyset, keys: Sequence[Key], now: int) -> Progress:

@@ -139,8 +139,17 @@ class Concurrent(Protocol):
 class SelfExamining(Protocol):
     """A backend that can say more about itself to `doctor` than what every backend is asked."""
 
-    def examine(self) -> Iterator[Finding]:
-        """Check by check; raises nothing."""
+    def examine(self, used: Sequence[BackendKey] = ()) -> Iterator[Finding]:
+        """Check by check; raises nothing. ``used``: its keys that sign or stand by, which nothing
+        is done to."""
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A backend whose ``check`` is better about a key that is there than about nothing at all."""
+
+    def remember(self, ref: str) -> None:
+        """This key is in use or stands by. Asks nobody, raises nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,22 +141,41 @@ def replacement(keys: Sequence[Key], now: int, backend: str) -> Key | None:
 
 
 def is_migrating(keyset: Keyset, keys: Sequence[Key]) -> bool:
-    """Whether the active key is in a backend that the keyset is to leave."""
-    active = active_key(keys)
-    return active is not None and active.backend not in keyset.backends
+    """Whether the active key is in a backend that the keyset is to leave: neither primary nor
+    standby, or the standby where a migration was commanded that has not come to its end."""
+    active, standby = active_key(keys), keyset.standby
+    if active is None or active.backend == keyset.backend:
+        return False
+    if standby is None or active.backend != standby.backend:
+        return True
+    since = standby.left_since
+    return since is not None and not any(
+        key.backend == keyset.backend and _began_to_sign(key, since) for key in keys
+    )
+
+
+def _began_to_sign(key: Key, since: int) -> bool:
+    """Whether it became active at ``since`` (seconds) or later."""
+    at, times = key.times.activate_at, key.times
+    if at is None or at < since or key.state is KeyState.PRE_ACTIVATION:
+        return False
+    # A spare that was compromised or destroyed before its time never signed.
+    return all(end is None or at <= end for end in (times.compromised_at, times.destroyed_at))
 
 
 def is_failed_over(keyset: Keyset, keys: Sequence[Key]) -> bool:
-    """Whether the standby backend signs in the primary's place."""
+    """Whether the standby backend signs in the primary's place, and is not to be left."""
     active, standby = active_key(keys), keyset.standby
-    return active is not None and standby is not None and active.backend == standby.backend
+    if active is None or standby is None or active.backend != standby.backend:
+        return False
+    return not is_migrating(keyset, keys)
 
 
 def next_backend(keyset: Keyset, keys: Sequence[Key]) -> str:
     """Where the key is that takes over by rotation: where the active one is, be it the standby,
     unless the keyset is to leave that."""
     active = active_key(keys)
-    if active is None or active.backend not in keyset.backends:
+    if active is None or is_migrating(keyset, keys):
         return keyset.backend
     return active.backend
 
@@ -199,11 +218,11 @@ def tightened_withdrawal(keyset: Keyset, key: Key, timing: InstallationTiming) -
     return max(max_exp, deactivated_at) + total(verifier_terms(keyset.schedule, timing))
 
 
-def planned_activation(keyset: Keyset, active: Key | None, spare: Key) -> int | None:
+def planned_activation(keyset: Keyset, keys: Sequence[Key], spare: Key) -> int | None:
     """By the schedule, or as soon as can be where the keyset migrates; None where keys rotate on
     demand only (seconds)."""
-    earliest = earliest_activation(keyset, spare)
-    if active is None or active.backend not in keyset.backends:
+    earliest, active = earliest_activation(keyset, spare), active_key(keys)
+    if active is None or is_migrating(keyset, keys):
         return earliest
     if keyset.schedule.period is None or active.times.activate_at is None:
         return None
@@ -233,7 +252,7 @@ def plan(
             key for key in waiting if key.backend == target and not is_blocked(key, gated=gated)
         ]
         if ready:
-            steps += _schedule(keyset, active_key(keys), ready[0], timing, now)
+            steps += _schedule(keyset, keys, ready[0], timing, now)
     steps += _strays(keyset, keys, waiting)
     for key in keys:
         steps += _retire(keyset, key, timing, now)
@@ -251,16 +270,16 @@ def _hand_over(
 
 
 def _schedule(
-    keyset: Keyset, active: Key | None, spare: Key, timing: InstallationTiming, now: int
+    keyset: Keyset, keys: Sequence[Key], spare: Key, timing: InstallationTiming, now: int
 ) -> list[Step]:
-    planned = planned_activation(keyset, active, spare)
+    active, planned = active_key(keys), planned_activation(keyset, keys, spare)
     if planned is None or (active is not None and active.hold):
         return []
     # Not before every replica can have read it.
     at = max(planned, now + timing.notice)
     why = "nothing signs"
     if active is not None:
-        moves = active.backend not in keyset.backends
+        moves = is_migrating(keyset, keys)
         why = f"migration to {spare.backend}" if moves else "rotation period"
     return [Schedule(spare.kid, at, why)]
 

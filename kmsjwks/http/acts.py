@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,12 +15,14 @@ from flask import Response, g, request
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.access import Action, require
 from kmsjwks.domain.approvals import Approval
-from kmsjwks.domain.errors import InvalidRequest, UnsupportedAlgorithm
+from kmsjwks.domain.errors import InvalidRequest, KmsJwksError, UnsupportedAlgorithm
 from kmsjwks.http.bodies import read_object
 from kmsjwks.http.context import HttpContext
 from kmsjwks.services.acting import Actor, Proposal
 
 Members = Mapping[str, type | tuple[type, ...]]
+_log = logging.getLogger(__name__)
+_PATIENCE = 2.0  # seconds that an answer waits for what the act made due
 DRY_RUN: Members = {"dry_run": bool}
 
 
@@ -54,10 +58,24 @@ def unsupported_is_invalid() -> Iterator[None]:
 
 
 def after(context: HttpContext, who: Actor) -> None:
-    """Do at once what the change made due, and see it in this worker."""
-    if not who.dry_run:
+    """Do at once what the change made due, and see it in this worker. A tick that hangs in a
+    device goes on without us, and one that fails is another's business: the act is recorded, and
+    the answer must say so."""
+    if who.dry_run:
+        return
+    ticking = threading.Thread(
+        target=_tick, args=(context,), name="kmsjwks-tick-after-act", daemon=True
+    )
+    ticking.start()
+    ticking.join(_PATIENCE)
+    context.service.snapshots.refresh()
+
+
+def _tick(context: HttpContext) -> None:
+    try:
         context.service.planner.tick()
-        context.service.snapshots.refresh()
+    except KmsJwksError as error:
+        _log.error("What an act made due is left to the next tick: %s", error)
 
 
 def shown(proposal: Proposal, who: Actor) -> dict[str, Any]:

@@ -55,10 +55,14 @@ def blueprint(context: HttpContext) -> Blueprint:
 def _parameters(request: Request) -> dict[str, str]:
     """
     Raises:
-        InvalidRequest: one is not known, is there twice, is empty or too long.
+        InvalidRequest: one is not known, is there twice, is empty or too long, or is not UTF-8.
     """
+    try:
+        sent = list(request.args.items(multi=True))
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("Escape what is not ASCII in the query, as UTF-8.") from error
     given: dict[str, str] = {}
-    for name, value in request.args.items(multi=True):
+    for name, value in sent:
         if name not in _KNOWN:
             known = ", ".join(_KNOWN)
             raise InvalidRequest(f"The parameter {name[:64]!r} is not known; known: {known}.")

@@ -10,8 +10,8 @@ from flask import Blueprint, Response, request
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.access import Action, Principal
 from kmsjwks.domain.errors import Forbidden
-from kmsjwks.domain.failover import Health
-from kmsjwks.domain.keys import KeyState
+from kmsjwks.domain.failover import Health, Trouble
+from kmsjwks.domain.keys import Key, KeyState
 from kmsjwks.http.context import HttpContext
 from kmsjwks.services.snapshot import ReadyKeyset
 
@@ -28,8 +28,20 @@ def blueprint(context: HttpContext) -> Blueprint:
         snapshot = service.snapshots.known()
         known = {} if snapshot is None else snapshot.keysets
         keysets = {name: ready for name, ready in known.items() if principal.may(Action.READ, name)}
+        now, refused = service.clock.now(), service.troubles.recent()
+        signing = {
+            name: active.key
+            for name, ready in keysets.items()
+            if (active := ready.active_at(now)) is not None
+        }
         shown = [
-            _shown(name, service.settings.backends[name].type, health, keysets, service.clock.now())
+            {
+                "name": name,
+                "type": service.settings.backends[name].type,
+                **_health(health),
+                "keysets": sorted(one for one, it in keysets.items() if _has_keys_in(it, name)),
+                **_signing(name, health, signing, refused),
+            }
             for name, health in sorted(service.watch.health().items())
         ]
         if not _reads_everything(principal):
@@ -54,23 +66,32 @@ def _reads_everything(principal: Principal) -> bool:
     return any(Action.READ in grant.actions and "*" in grant.keysets for grant in principal.grants)
 
 
-def _shown(
-    name: str, kind: str, health: Health, keysets: Mapping[str, ReadyKeyset], now: float
-) -> dict[str, Any]:
-    signing = sorted(
-        keyset
-        for keyset, ready in keysets.items()
-        if (active := ready.active_at(now)) is not None and active.key.backend == name
-    )
+def _health(health: Health) -> dict[str, Any]:
     return {
-        "name": name,
-        "type": kind,
         "available": health.available,
         "since": int(health.since),
         "reason": health.reason,
-        "keysets": sorted(keyset for keyset, ready in keysets.items() if _has_keys_in(ready, name)),
-        "signing": signing,
-        "cannot_sign": [] if health.available else signing,
+    }
+
+
+def _signing(
+    name: str, health: Health, signing: Mapping[str, Key], refused: Mapping[str, Trouble]
+) -> dict[str, Any]:
+    """Keysets whose active key is in the backend ``name``. It may be well and refuse a key."""
+    here = {keyset: key.kid for keyset, key in sorted(signing.items()) if key.backend == name}
+    met = {keyset: refused[kid] for keyset, kid in here.items() if kid in refused}
+    return {
+        "signing": list(here),
+        "cannot_sign": list(met) if health.available else list(here),
+        "refused_keys": [
+            {
+                "keyset": keyset,
+                "kid": here[keyset],
+                "since": int(trouble.since),
+                "reason": trouble.reason,
+            }
+            for keyset, trouble in met.items()
+        ],
     }
 
 

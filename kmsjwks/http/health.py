@@ -32,17 +32,18 @@ def blueprint(context: HttpContext) -> Blueprint:
                 "The database does not answer; the JWKS is the last one that was known.",
                 retry_after=5,
             )
-        now = service.clock.now()
-        signing_in = Tally(
-            None if (active := ready.active_at(now)) is None else active.key.backend
-            for ready in snapshot.keysets.values()
-        )
+        now, refused = service.clock.now(), service.troubles.recent()
+        signing = [ready.active_at(now) for ready in snapshot.keysets.values()]
+        signing_in = Tally(active.key.backend for active in signing if active is not None)
         down = {
             name: {"since": int(health.since), "keysets_that_cannot_sign": signing_in[name]}
             for name, health in service.watch.health().items()
             if not health.available
         }
-        affected = signing_in[None] + sum(signing_in[name] for name in down)
+        affected = sum(
+            active is None or active.key.backend in down or active.key.kid in refused
+            for active in signing
+        )
         return _json(
             {
                 "status": "degraded" if down or affected else "ok",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +13,7 @@ from kmsjwks.domain import strictjson
 from kmsjwks.domain.access import Action, require
 from kmsjwks.domain.errors import InvalidRequest, KeysetNotFound
 from kmsjwks.domain.jwk import public_jwk
-from kmsjwks.domain.keys import Key
+from kmsjwks.domain.keys import Key, Standby
 from kmsjwks.http.bodies import read_object
 from kmsjwks.http.context import HttpContext
 from kmsjwks.http.rulemembers import shown_rules
@@ -98,12 +97,23 @@ def _shown(ready: ReadyKeyset) -> dict[str, Any]:
         "name": keyset.name,
         "algorithm": keyset.algorithm.id,
         "backend": keyset.backend,
-        "standby": None if keyset.standby is None else asdict(keyset.standby),
+        "standby": _standby(keyset.standby),
         "signs_in": active.key.backend if active else None,
         **shown_rules(rules),
         "jwks_uri": f"{rules.issuer}/.well-known/jwks.json",
         "active_kid": active.key.kid if active else None,
         "created_at": keyset.created_at,
+    }
+
+
+def _standby(standby: Standby | None) -> dict[str, Any] | None:
+    """As it is given in a request."""
+    if standby is None:
+        return None
+    return {
+        "backend": standby.backend,
+        "failover_after": standby.failover_after,
+        "failback_after": standby.failback_after,
     }
 
 

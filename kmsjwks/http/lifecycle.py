@@ -27,7 +27,7 @@ from kmsjwks.http.acts import (
 from kmsjwks.http.bodies import check_members
 from kmsjwks.http.context import HttpContext
 from kmsjwks.http.rulemembers import RULE_MEMBERS, rules_of
-from kmsjwks.services.acting import Actor, Proposal
+from kmsjwks.services.acting import Actor, Proposal, find_keyset
 from kmsjwks.services.keysets import KeysetSpec
 
 _SCHEDULE = {
@@ -121,6 +121,7 @@ def blueprint(context: HttpContext) -> Blueprint:
     @context.bounded
     def proposals(name: str) -> Response:
         require(context.principal(request), Action.READ, name)
+        find_keyset(service.store, name)
         return answer({"proposals": [*map(told, service.keys.desk.open(name))]}, context)
 
     @routes.get("/<name>/keys/<kid>/evidence")

@@ -162,7 +162,7 @@ def _gauges() -> _Gauges:
         ),
         standby_not_ready=_gauge(
             "standby_not_ready",
-            "1 while a keyset with a standby has no key that verifiers know in its other backend.",
+            "1 while a keyset with a standby has no usable key that verifiers know in the other.",
             "livemostrecent",
             "keyset",
         ),
@@ -222,7 +222,10 @@ class Sampler:
         self._gauges.failed_over.labels(keyset.name).set(is_failed_over(keyset, keys))
         active = active_key(keys)
         away = [key for key in spares(keys) if active is None or key.backend != active.backend]
-        ready_there = any(is_ready(keyset, key, now, gated=gated) for key in away)
+        refused = self._service.troubles.all()
+        ready_there = any(
+            is_ready(keyset, key, now, gated=gated) and key.kid not in refused for key in away
+        )
         self._gauges.standby_not_ready.labels(keyset.name).set(
             keyset.standby is not None and not ready_there
         )

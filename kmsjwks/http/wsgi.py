@@ -46,7 +46,7 @@ class InFlight:
     def answer_for(self, ident: int) -> None:
         """503 for a request whose thread does not come back from a device; what the thread says
         later is dropped by the server."""
-        stuck = BackendUnavailable("The PKCS#11 module does not answer.", retry_after=2)
+        stuck = BackendUnavailable("The backend does not answer.", retry_after=2)
         self._answer(ident, stuck)
 
     def answer_for_audit(self, ident: int) -> None:

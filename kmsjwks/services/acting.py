@@ -8,12 +8,20 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from kmsjwks.domain.approvals import Approval, ApprovalState
-from kmsjwks.domain.errors import KeyNotKnown, KeysetNotFound, StoreUnavailable
+from kmsjwks.domain.errors import (
+    Conflict,
+    KeyNotKnown,
+    KeysetNotFound,
+    StoreUnavailable,
+    TransitionRefused,
+)
 from kmsjwks.domain.keys import Key, Keyset
 from kmsjwks.domain.ports import Change, Clock, KeyStore, LifecycleEvent
 from kmsjwks.services.faultpoints import FaultPoints
 
 _LOCK_PATIENCE = 20.0  # seconds to wait for another process's turn
+_SHORT_PATIENCE = 1.0  # seconds, where waiting does harm
+_TRIES = 3  # of an act that does not wait for its turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +100,41 @@ class Carrier:
             KeysetNotFound, or what ``propose`` raises.
         """
         with self.turn(actor):
-            acts = propose(find_keyset(self.store, name), list(self.store.keys(name)))
-            event = self.event(actor, name, acts.kid, acts.event)
-            if acts.changes and not actor.dry_run:
-                self.faults.reach(f"{acts.event}.before")
-                self.store.apply(acts.changes, event)
-                self.faults.reach(f"{acts.event}.recorded")
+            return self._record(name, actor, propose)
+
+    def carry_out_urgently(
+        self, name: str, actor: Actor, propose: Callable[[Keyset, list[Key], bool], Acts]
+    ) -> Proposal:
+        """Without the lock after a moment: whoever has it may wait for a device that hangs. The
+        store takes no change of what was changed since it was read, so nothing is overwritten; what
+        another wrote meanwhile is read, and the act is tried again. ``propose`` is told whether we
+        have the lock: no key may be made without.
+
+        Raises:
+            KeysetNotFound, or what ``propose`` raises.
+        """
+        if actor.dry_run:
+            return self._record(name, actor, lambda keyset, keys: propose(keyset, keys, True))
+        with turn_or_not(self.store) as ours:
+            for left in reversed(range(_TRIES)):
+                try:
+                    return self._record(
+                        name, actor, lambda keyset, keys: propose(keyset, keys, ours)
+                    )
+                except Conflict as error:
+                    if ours or not left or isinstance(error, TransitionRefused):
+                        raise
+        raise AssertionError  # the last try returned or raised
+
+    def _record(
+        self, name: str, actor: Actor, propose: Callable[[Keyset, list[Key]], Acts]
+    ) -> Proposal:
+        acts = propose(find_keyset(self.store, name), list(self.store.keys(name)))
+        event = self.event(actor, name, acts.kid, acts.event)
+        if acts.changes and not actor.dry_run:
+            self.faults.reach(f"{acts.event}.before")
+            self.store.apply(acts.changes, event)
+            self.faults.reach(f"{acts.event}.recorded")
         return Proposal(tuple(acts.says), tuple(acts.changes), event)
 
     def key(self, kid: str) -> Key:
@@ -131,4 +168,18 @@ def planner_turn(store: KeyStore) -> Iterator[None]:
                 return
         if time.monotonic() >= deadline:
             raise StoreUnavailable("Another process is changing keys; try again.", retry_after=5)
+        time.sleep(0.05)
+
+
+@contextmanager
+def turn_or_not(store: KeyStore) -> Iterator[bool]:
+    """Wait a moment for the planner's lock, then go on without it: whoever has it may hang in the
+    very device that is down. What is written is checked against what was read all the same. Yields
+    whether we have the lock; who has not must not ask a backend for anything that lasts."""
+    deadline = time.monotonic() + _SHORT_PATIENCE
+    while True:
+        with store.planner_lock() as ours:
+            if ours or time.monotonic() >= deadline:
+                yield ours
+                return
         time.sleep(0.05)

@@ -56,38 +56,28 @@ class ApprovalDesk:
 
     def propose(self, act: ProtectedAct, key: Key, acts: Acts, actor: Actor) -> Proposal:
         """In the place of the act itself. Proposed again while that waits, it stays as it is."""
-        now, who = self._now(), f"somebody else who may destroy keys of {key.keyset}"
         waiting = self.waiting(key, act)
         if waiting is not None and waiting.key_version == key.version:
             says = (
-                f"This is proposed by {waiting.proposed_by} as {waiting.id}; {who} than that has "
-                f"to approve it until {moment(waiting.expires_at)}."
+                f"Proposed by {waiting.proposed_by} already, as {waiting.id}; somebody else who "
+                f"may destroy keys of {key.keyset} has to approve it until "
+                f"{moment(waiting.expires_at)}."
             )
-            event = self._event(actor, waiting, "proposed")
-            return Proposal((says, *_then(acts)), (), event, waiting)
-        approval = Approval(
-            id=secrets.token_hex(6),
-            act=act,
-            keyset=key.keyset,
-            kid=key.kid,
-            key_version=key.version,
-            proposed_by=actor.name,
-            proposed_at=now,
-            expires_at=now + self.policy.window,
-        )
-        until = f"until {moment(approval.expires_at)}"
-        event = self._event(actor, approval, "proposed", f"{approval.id}, {until}")
+            return self._told(says, acts, self._event(actor, waiting, "proposed"), waiting)
+        made = self._made(act, key, actor)
+        until = f"until {moment(made.expires_at)}"
+        event = self._event(actor, made, "proposed", f"{made.id}, {until}")
+        asked = f"somebody else who may destroy keys of {key.keyset} has to approve it {until}"
         if actor.dry_run:
-            says = f"This is proposed, and {who} has to approve it {until}."
-            return Proposal((says, *_then(acts)), (), event)
+            return self._told(f"This is proposed; {asked}.", acts, event, None)
         self._faults.reach(f"{event.event}.before")
-        self._store.propose(approval, event)
+        self._store.propose(made, event)
         self._faults.reach(f"{event.event}.recorded")
         says = (
-            f"Nothing has changed yet. Proposed as {approval.id}; {who} has to approve it {until}: "
-            f"kmsjwks keys approve {approval.id}"
+            f"Nothing has changed yet. Proposed as {made.id}; {asked}: "
+            f"kmsjwks keys approve {made.id}"
         )
-        return Proposal((says, *_then(acts)), (), event, approval)
+        return self._told(says, acts, event, made)
 
     def check(self, approval: Approval, key: Key, actor: Actor) -> None:
         """
@@ -110,7 +100,8 @@ class ApprovalDesk:
             self._faults.reach(f"{first.event}.before")
             self._store.approve(approved, acts.changes, [first, event])
             self._faults.reach(f"{first.event}.recorded")
-        return Proposal(tuple(acts.says), tuple(acts.changes), event, approved)
+        told = approval if actor.dry_run else approved
+        return Proposal(tuple(acts.says), tuple(acts.changes), event, told)
 
     def withdraw(self, approval: Approval, actor: Actor) -> Proposal:
         """
@@ -126,6 +117,32 @@ class ApprovalDesk:
         says = f"The proposal {approval.id} to {approval.act.value} {approval.kid} is withdrawn."
         return Proposal((says,), (), event, withdrawn)
 
+    def _made(self, act: ProtectedAct, key: Key, actor: Actor) -> Approval:
+        now = self._now()
+        return Approval(
+            id=secrets.token_hex(6),
+            act=act,
+            keyset=key.keyset,
+            kid=key.kid,
+            key_version=key.version,
+            proposed_by=actor.name,
+            proposed_at=now,
+            expires_at=self._end(act, key, now),
+        )
+
+    def _told(
+        self, says: str, acts: Acts, event: LifecycleEvent, approval: Approval | None
+    ) -> Proposal:
+        then = [f"Once it is approved: {said}" for said in acts.says]
+        return Proposal((says, *then), (), event, approval)
+
+    def _end(self, act: ProtectedAct, key: Key, now: int) -> int:
+        """Not after the private half is destroyed, when there is nothing left to undo."""
+        end, kept_until = now + self.policy.window, key.times.destroy_at
+        if act is ProtectedAct.UNDO_COMPROMISE and kept_until is not None and kept_until > now:
+            return min(end, kept_until)
+        return end
+
     def _now(self) -> int:
         return int(self._clock.now())
 
@@ -139,7 +156,3 @@ class ApprovalDesk:
             detail=detail,
             request_id=actor.request_id,
         )
-
-
-def _then(acts: Acts) -> list[str]:
-    return [f"Once it is approved: {said}" for said in acts.says]

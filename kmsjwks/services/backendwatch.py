@@ -16,14 +16,16 @@ from kmsjwks.domain.failover import Health
 from kmsjwks.domain.ports import Clock, KeyBackend
 
 _log = logging.getLogger(__name__)
+_UNKNOWN = "It has not answered yet."  # and is taken to be well from the start of this process on
 
 
 @dataclass(frozen=True, slots=True)
 class WatchTiming:
-    """In seconds: between two questions to a backend, and how long an answer may take."""
+    """In seconds: between two questions to a backend, and how long an answer may take, which is to
+    be longer than the backends bound a call themselves."""
 
     interval: float = 5.0
-    patience: float = 8.0  # beyond what the backends bound themselves by
+    patience: float = 8.0
 
 
 class BackendWatch:
@@ -70,7 +72,7 @@ class _Watched:
         self.name, self._backend, self._clock = name, backend, clock
         self._timing, self._closing = timing, closing
         self._lock = threading.Lock()
-        self._health = Health(True, clock.now())
+        self._health = Health(True, clock.now(), _UNKNOWN)
         self._asked: float | None = None  # monotonic seconds, while an answer is waited for
         self._answered = True
 
@@ -89,7 +91,7 @@ class _Watched:
             elif asked is not None and time.monotonic() - asked > self._timing.patience:
                 self._answered = False
                 self._note(False, "It does not answer.")
-            elif self._answered:
+            elif self._answered and self._health.reason != _UNKNOWN:
                 self._note(True, "")
             return self._health
 
@@ -106,16 +108,21 @@ class _Watched:
         except Exception as error:  # the thread must survive a bug, or nobody asks any more
             _log.exception("The backend %s cannot be asked.", self.name)
             reason = f"It cannot be asked ({type(error).__name__})."
+        status = self._backend.status()
+        if reason is None and not status.available:  # it answers, and does not sign
+            reason = status.reason
         with self._lock:
             self._asked = None
             self._answered = reason is None
             self._note(reason is None, reason or "")
 
     def _note(self, available: bool, reason: str) -> None:
-        if available == self._health.available:
+        before = self._health
+        first = before.reason == _UNKNOWN
+        if available == before.available and not first:
             return
         self._health = Health(available, self._clock.now(), reason)
-        if available:
+        if available and not first:
             _log.info("The backend %s answers again.", self.name)
-        else:
+        elif not available:
             _log.error("The backend %s is down: %s", self.name, reason)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from kmsjwks.domain.algorithms import Algorithm, find_algorithm
 from kmsjwks.domain.errors import BackendError, KeyNotFound, KeyPendingDeletion
 from kmsjwks.domain.keys import Key, KeyState
-from kmsjwks.domain.ports import Evidence, Finding, KeyBackend, SelfExamining
+from kmsjwks.domain.ports import BackendKey, Evidence, Finding, KeyBackend, SelfExamining
 from kmsjwks.domain.signatures import make_verifier
 
 OPEN = "open"
@@ -23,13 +23,14 @@ _TRIED_FIRST = ("ES256", "RS256", "Ed25519", "ES384", "ES256K")
 _MESSAGE = b"kmsjwks doctor"
 
 
-def diagnose(backend: KeyBackend) -> Iterator[Finding]:
+def diagnose(backend: KeyBackend, used: Sequence[Key] = ()) -> Iterator[Finding]:
     """Check by check, so that one that hangs is seen to hang; stops where going on is pointless.
 
-    A backend that examines itself tries its own throw-away key, so none is made here.
+    A backend that examines itself tries its own throw-away key, so none is made here; it may try
+    permissions on the keys that are ``used``, too.
     """
     if isinstance(backend, SelfExamining):
-        yield from backend.examine()
+        yield from backend.examine([BackendKey(k.ref, k.algorithm, k.spki) for k in used])
         return
     try:
         backend.check()
@@ -44,11 +45,16 @@ def diagnose(backend: KeyBackend) -> Iterator[Finding]:
         yield from _try_key(backend, algorithm)
 
 
+def keys_in_use(backend_name: str, keys: Iterable[Key]) -> list[Key]:
+    """Those of the backend that sign or stand by."""
+    states = (KeyState.ACTIVE, KeyState.PRE_ACTIVATION)
+    return [key for key in keys if key.backend == backend_name and key.state in states]
+
+
 def find_unusable(backend_name: str, backend: KeyBackend, keys: Iterable[Key]) -> Iterator[Finding]:
     """The keys that sign or stand by, each asked for: a disabled key shows nowhere else before
     somebody needs it."""
-    states = (KeyState.ACTIVE, KeyState.PRE_ACTIVATION)
-    used = [key for key in keys if key.backend == backend_name and key.state in states]
+    used = keys_in_use(backend_name, keys)
     for key in used:
         try:
             held = backend.get_key(key.ref)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from kmsjwks.domain import interventions, rotation
 from kmsjwks.domain.approvals import ApprovalPolicy, ProtectedAct
 from kmsjwks.domain.effects import effect_of_early_takeover, effects_of_compromise
-from kmsjwks.domain.errors import BackendError, TransitionRefused
+from kmsjwks.domain.errors import BackendError, StoreUnavailable, TransitionRefused
 from kmsjwks.domain.explanation import moment
+from kmsjwks.domain.failover import Sight, successor
 from kmsjwks.domain.keys import Key, Keyset, KeyState, check_transition
 from kmsjwks.domain.ports import Change, Clock, KeyBackend, KeyStore
 from kmsjwks.domain.timing import InstallationTiming
@@ -24,11 +25,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class KeyServiceOptions:
-    """``gated``: spares must have been seen through the public URL before they take over."""
+    """``gated``: spares must have been seen through the public URL before they take over.
+    ``sight``: what this process knows of the health of backends."""
 
     timing: InstallationTiming
     gated: bool
     approvals: ApprovalPolicy = field(default_factory=ApprovalPolicy)
+    sight: Callable[[], Sight] = field(default=lambda: Sight({}))
 
 
 class KeyService:
@@ -47,6 +50,7 @@ class KeyService:
         self._carrier = Carrier(store, clock, maker.faults)
         self.desk = ApprovalDesk(store, options.approvals, clock, maker.faults)
         self._protected = ProtectedActs(self._carrier, self.desk, backends, options.timing)
+        self._sight = options.sight
 
     def rotate(self, keyset: str, actor: Actor) -> Proposal:
         """The spare takes over as soon as every verifier may be taken to know it.
@@ -77,30 +81,51 @@ class KeyService:
 
     def compromise(self, kid: str, actor: Actor) -> Proposal:
         """The key leaves the JWKS at once; where it signed, the spare takes over at once. A
-        backend that is down does not stand in the way.
+        backend that is down does not stand in the way, nor does a tick that hangs in one.
 
         Raises:
             KeyNotKnown, TransitionRefused.
         """
-        return self._carrier.carry_out(
+        return self._carrier.carry_out_urgently(
             self._carrier.key(kid).keyset,
             actor,
-            lambda keyset, keys: self._compromise(keyset, keys, kid, actor),
+            lambda keyset, keys, ours: self._compromise(
+                keyset, keys, kid, actor if ours else replace(actor, dry_run=True)
+            ),
         )
 
     def hold(self, kid: str, actor: Actor) -> Proposal:
         """Stop every transition of the key but to compromised. When this returns, none is under
-        way.
+        way: where a tick may be about to destroy the key just now, it is waited for.
 
         Raises:
             KeyNotKnown
+            StoreUnavailable: such a tick does not end.
         """
 
-        def propose(_: Keyset, keys: list[Key]) -> Acts:
+        def propose(_: Keyset, keys: list[Key], turn: bool) -> Acts:
             key = one_key(keys, kid)
+            if not turn and self._is_being_destroyed(key):
+                raise StoreUnavailable(
+                    f"Key {kid} is due to be destroyed, and another process is changing keys. Try "
+                    "again; the hold may come too late.",
+                    retry_after=5,
+                )
             return acts_on(key, replace(key, hold=True), "held", f"Key {kid} is on hold.")
 
-        return self._carrier.carry_out(self._carrier.key(kid).keyset, actor, propose)
+        key = self._carrier.key(kid)
+        if self._is_being_destroyed(key):
+            return self._carrier.carry_out(
+                key.keyset, actor, lambda one, keys: propose(one, keys, True)
+            )
+        return self._carrier.carry_out_urgently(key.keyset, actor, propose)
+
+    def _is_being_destroyed(self, key: Key) -> bool:
+        """Whether some replica's tick may be at it, by its own clock."""
+        due = key.times.destroy_at
+        if due is None:
+            return key.state is KeyState.COMPROMISED
+        return due <= self._clock.now() + self._timing.skew
 
     def release(self, kid: str, actor: Actor) -> Proposal:
         """End a hold. Dates that passed meanwhile are set anew.
@@ -210,14 +235,30 @@ class KeyService:
         says = [*effects_of_compromise(keyset, key, self._timing, now, kept_until=kept_until)]
         changes = [Change(key, gone)]
         if key.state is KeyState.ACTIVE:
-            spare = rotation.replacement([one for one in keys if one.kid != kid], now, key.backend)
+            spare = successor(keyset, keys, key, self._sight(), now, gated=self._gated)
             if spare is None:
                 says.append("There is no spare: a new key is made and signs at once.")
             else:
                 changes.append(_take_over(spare, now))
+                changes += self._left_behind(keyset, keys, spare, key.backend)
                 early = effect_of_early_takeover(keyset, spare, now)
                 says += [f"Key {spare.kid} signs from now on.", *([early] if early else [])]
         return Acts(says, changes, "compromised", kid)
+
+    def _left_behind(
+        self, keyset: Keyset, keys: Sequence[Key], spare: Key, left: str
+    ) -> list[Change]:
+        """Where another backend takes over, the other spares lose their dates: they were chosen
+        for a key in the backend ``left``."""
+        if spare.backend == left:
+            return []
+        now = int(self._clock.now())
+        return [
+            Change(one, after)
+            for one in rotation.spares(keys)
+            if one.kid != spare.kid
+            and (after := interventions.unscheduled(keyset, one, self._timing, now)) != one
+        ]
 
 
 def _take_over(spare: Key, now: int) -> Change:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kmsjwks.domain import interventions, rotation
 from kmsjwks.domain.errors import (
@@ -15,7 +15,7 @@ from kmsjwks.domain.errors import (
 )
 from kmsjwks.domain.explanation import moment
 from kmsjwks.domain.keys import Key, Keyset, Standby
-from kmsjwks.domain.migration import Progress, progress
+from kmsjwks.domain.migration import Progress, moved, progress, stood_by, stopped
 from kmsjwks.domain.ports import Change, Clock, KeyBackend, KeyStore, LifecycleEvent
 from kmsjwks.domain.timing import InstallationTiming, span
 from kmsjwks.services.acting import Actor, Proposal, find_keyset, planner_turn
@@ -63,15 +63,8 @@ class MigrationService:
             if found.backend == to:
                 raise InvalidRequest(_where(found, keys))
             check_backend(self._backends, to, found)
-            standby = found.standby
-            dropped = standby is not None and standby.backend == to
-            after = replace(found, backend=to, standby=None if dropped else standby)
-            says = self._way(after, keys)
-            if dropped:
-                says.append(
-                    f"{to} was the standby; the keyset has none from now on. "
-                    "Name another with 'keysets standby'."
-                )
+            after = moved(found, to, int(self._clock.now()))
+            says = [*self._way(after, keys), *_without_standby(found, after)]
             event = self._event(actor, name, "migration-begun", f"{found.backend} to {to}")
             return self._move(found, after, keys, event), says
 
@@ -89,11 +82,14 @@ class MigrationService:
             active = rotation.active_key(keys)
             if active is None or not rotation.is_migrating(found, keys):
                 raise InvalidRequest(f"No migration is under way. {_where(found, keys)}")
-            after = replace(found, backend=active.backend)
+            after = stopped(found, active.backend)
             event = self._event(
                 actor, name, "migration-stopped", f"{found.backend} to {active.backend}"
             )
-            says = [f"The keyset stays in {active.backend}; its spare elsewhere is retired."]
+            says = [
+                f"The keyset stays in {active.backend}; its spare elsewhere is retired.",
+                *_without_standby(found, after),
+            ]
             return self._move(found, after, keys, event), says
 
         return self._carry_out(name, actor, move)
@@ -117,7 +113,7 @@ class MigrationService:
                     f"The keyset {name} signs in its standby now. Let it come back first with "
                     "'keysets failover', or stay there with 'keysets migrate'."
                 )
-            after = replace(found, standby=standby)
+            after = stood_by(found, keys, standby, int(self._clock.now()))
             said = "none" if standby is None else standby.backend
             event = self._event(actor, name, "standby-changed", f"to {said}")
             says = [f"The standby of {name}: {said}."]
@@ -231,4 +227,18 @@ def _where(keyset: Keyset, keys: Sequence[Key]) -> str:
     active = rotation.active_key(keys)
     if active is not None and rotation.is_migrating(keyset, keys):
         return f"The keyset {keyset.name} is on its way from {active.backend} to {keyset.backend}."
+    if active is not None and rotation.is_failed_over(keyset, keys):
+        return (
+            f"The keyset {keyset.name} belongs to {keyset.backend} and signs in its standby "
+            f"{active.backend}; it comes back with 'keysets failover'."
+        )
     return f"The keyset {keyset.name} is in {keyset.backend}."
+
+
+def _without_standby(before: Keyset, after: Keyset) -> list[str]:
+    if before.standby is None or after.standby is not None:
+        return []
+    return [
+        f"{before.standby.backend} was the standby; the keyset has none from now on. "
+        "Name another with 'keysets standby'."
+    ]

@@ -12,9 +12,11 @@ from kmsjwks.domain import strictjson
 from kmsjwks.domain.access import Action, Principal, require
 from kmsjwks.domain.audit import SigningRecord
 from kmsjwks.domain.errors import (
+    BackendDenied,
     BackendError,
     BackendProtocolError,
     BatchTimedOut,
+    KeyDisabled,
     KeyNotFound,
     KeysetNotFound,
     KeysetUnusable,
@@ -25,6 +27,7 @@ from kmsjwks.domain.narrowing import TokenRequest
 from kmsjwks.domain.ports import AuditSink, Clock
 from kmsjwks.domain.tokens import build_token
 from kmsjwks.services.fanout import FanOut
+from kmsjwks.services.keytrouble import KeyTroubles
 from kmsjwks.services.snapshot import ActiveKey, ReadyKeyset, SnapshotKeeper
 from kmsjwks.services.verifying import Verification, verify_token
 
@@ -78,14 +81,21 @@ class Caller:
 
 
 class SigningService:
-    """Thread-safe; reads no database."""
+    """Thread-safe; reads no database. ``troubles`` learns which keys are refused and which are
+    not."""
 
     def __init__(
-        self, snapshots: SnapshotKeeper, audit: AuditSink, clock: Clock, new_jti: Callable[[], str]
+        self,
+        snapshots: SnapshotKeeper,
+        audit: AuditSink,
+        clock: Clock,
+        new_jti: Callable[[], str],
+        troubles: KeyTroubles | None = None,
     ) -> None:
         self._snapshots, self._audit = snapshots, audit
         self._clock, self._new_jti = clock, new_jti
         self._fan_out = FanOut()
+        self._troubles = troubles or KeyTroubles(clock)
 
     def sign_jwt(self, caller: Caller, keyset: str, request: SignRequest) -> SignedToken:
         """A signed JWT (RFC 7519), recorded before it is returned.
@@ -99,8 +109,8 @@ class SigningService:
         using = self._active(keyset)
         try:
             made = self._make(caller, request, using)
-        except KeyNotFound:
-            other = self._successor(keyset, using)
+        except KeyNotFound as error:
+            other = self._successor(keyset, using, error)
             if other is None:
                 raise
             made = self._make(caller, request, other)
@@ -123,8 +133,9 @@ class SigningService:
         require(caller.principal, Action.SIGN, keyset)
         until, using = time.monotonic() + BATCH_SECONDS, self._active(keyset)
         outcomes = self._make_all(caller, requests, using, until)
-        if any(isinstance(one, KeyNotFound) for one in outcomes):
-            other = self._successor(keyset, using)
+        gone = next((one for one in outcomes if isinstance(one, KeyNotFound)), None)
+        if gone is not None:
+            other = self._successor(keyset, using, gone)
             if other is not None:
                 # Verifiers do not know the key any more that made the first ones.
                 outcomes = self._make_all(caller, requests, other, until)
@@ -150,12 +161,17 @@ class SigningService:
         missing = stop[0] if stop else _timed_out()
         return [missing if one is None else one for one in outcomes]
 
-    def _successor(self, keyset: str, gone: _Using) -> _Using | None:
-        """After KeyNotFound: a compromised key is destroyed at once, before every replica has
-        looked again. None where it is still to be used."""
-        self._snapshots.look_again()
+    def _successor(self, keyset: str, gone: _Using, error: KeyNotFound) -> _Using | None:
+        """A compromised key is destroyed at once, before every replica has looked again. None
+        where it is still to be used."""
+        key = gone.active.key
+        if not self._troubles.was_just_refused(key.kid):
+            self._snapshots.refresh()
         other = self._active(keyset)
-        return None if other.active.key.kid == gone.active.key.kid else other
+        if other.active.key.kid != key.kid:
+            return other
+        self._troubles.refused(key, str(error))
+        return None
 
     def _active(self, keyset: str) -> _Using:
         ready = self._snapshots.for_signing(keyset)
@@ -181,8 +197,13 @@ class SigningService:
         narrowed = TokenRequest(content.claims, content.exp - int(now))
         require(caller.principal, Action.SIGN, ready.keyset.name, narrowed)
         payload = strictjson.dumps(content.claims)
-        token = active.signer.compact(content.header, payload)
         key = active.key
+        try:
+            token = active.signer.compact(content.header, payload)
+        except (KeyDisabled, BackendDenied) as error:
+            self._troubles.refused(key, str(error))
+            raise
+        self._troubles.served(key.kid)
         self._snapshots.leases.signed(key.kid, content.exp)
         record = SigningRecord(
             time=now,

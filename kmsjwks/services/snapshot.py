@@ -12,8 +12,15 @@ from dataclasses import dataclass
 from kmsjwks.domain.errors import StoreUnavailable
 from kmsjwks.domain.jwk import public_jwk
 from kmsjwks.domain.jws import JwsSigner
-from kmsjwks.domain.keys import Key, Keyset, is_published
-from kmsjwks.domain.ports import BackendKey, Clock, Concurrent, KeyBackend, KeyStore
+from kmsjwks.domain.keys import Key, Keyset, KeyState, is_published
+from kmsjwks.domain.ports import (
+    BackendKey,
+    Clock,
+    Concurrent,
+    KeyBackend,
+    KeyStore,
+    Remembering,
+)
 from kmsjwks.domain.rotation import signing_timeline
 from kmsjwks.domain.signatures import Verifier, make_verifier
 from kmsjwks.services.leases import LeaseKeeper
@@ -22,6 +29,7 @@ from kmsjwks.services.publication import Document, render
 _log = logging.getLogger(__name__)
 _PUBLIC_PATIENCE = 0.3  # seconds that a verifier waits for the first look at the database
 _PATIENCE = 5.0  # seconds that others do
+_IN_USE = (KeyState.ACTIVE, KeyState.PRE_ACTIVATION)
 _MISS_INTERVAL = 1.0  # seconds between refreshes that unknown names may cause
 
 
@@ -104,12 +112,21 @@ def _ready(
         for key in keys
         if is_published(key, now)
     }
+    _remind(keys, backends)
     timeline = tuple(
         (start, _active(key, backends[key.backend], verifiers[key.kid][1]))
         for start, key in signing_timeline(keys)
         if key.backend in backends
     )
     return ReadyKeyset(keyset, tuple(keys), timeline, verifiers)
+
+
+def _remind(keys: list[Key], backends: Mapping[str, KeyBackend]) -> None:
+    """A standby signs nothing before the day it must, and is asked for its health all the same."""
+    for key in keys:
+        backend = backends.get(key.backend)
+        if isinstance(backend, Remembering) and key.state in _IN_USE:
+            backend.remember(key.ref)
 
 
 def _active(key: Key, backend: KeyBackend, verify: Verifier) -> ActiveKey:
@@ -215,14 +232,10 @@ class SnapshotKeeper:
         """By name; a miss looks once at the store, so that what was just created is found."""
         found = self.current().keysets.get(name)
         if found is None:
-            self.look_again()
+            if self._may_look_again():
+                self.refresh()
             found = self.current().keysets.get(name)
         return found
-
-    def look_again(self) -> None:
-        """Refresh, unless that was done a moment ago."""
-        if self._may_look_again():
-            self.refresh()
 
     def refresh(self) -> None:
         """Wait for a look at the database that begins now. Never raises, and does not wait long."""

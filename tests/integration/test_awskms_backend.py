@@ -61,6 +61,16 @@ class CrashingRegions(Regions):
         return super().call(operation, params, **how)
 
 
+class Time:
+    """A clock that stands still unless it is moved."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
 class Hurrying:
     """A clock that is 5 seconds further each time it is read."""
 
@@ -227,26 +237,164 @@ def test_foreign_keys_are_left_alone(
     assert backend.create_key(ES256, request_id="one").ref != others
 
 
+def duplicate(settings: KmsSettings, key: BackendKey) -> str:
+    """Another key with the same tags."""
+    tags = aws(settings).list_resource_tags(KeyId=key.ref)["Tags"]
+    asked = {"KeySpec": "ECC_NIST_P256", "KeyUsage": "SIGN_VERIFY", "Tags": tags}
+    return str(aws(settings).create_key(**asked)["KeyMetadata"]["Arn"])
+
+
 def test_two_keys_of_one_request(
     backend: KmsBackend, settings: KmsSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The first is used, the other stays where doctor finds its orphans."""
     first = backend.create_key(ES256, request_id="one")
-    tags = aws(settings).list_resource_tags(KeyId=first.ref)["Tags"]
-    asked = {"KeySpec": "ECC_NIST_P256", "KeyUsage": "SIGN_VERIFY", "Tags": tags}
-    second = aws(settings).create_key(**asked)["KeyMetadata"]["Arn"]
+    second = duplicate(settings, first)
+    assert open_kms(settings).create_key(ES256, request_id="one") == first
+    assert {key.ref for key in open_kms(settings).list_keys()} == {first.ref, second}
+    admin = aws(settings)
+    for alias in aliases_of(settings, first.ref):
+        admin.delete_alias(AliasName=alias)
     with caplog.at_level(logging.WARNING):
         assert open_kms(settings).create_key(ES256, request_id="one") == first
     assert second in caplog.text
+    assert state_of(settings, second) == "Enabled"
 
 
-def test_a_creation_whose_answer_is_lost(
-    kms: FakeKms, settings: KmsSettings, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_creation_whose_answer_is_lost(kms: FakeKms, settings: KmsSettings) -> None:
     kms.fault("reset", operation="CreateKey", applied=True, count=1)
-    key = open_kms(settings).create_key(ES256, request_id="one")
-    assert kms.calls("CreateKey") == 2  # boto3 asks again
-    assert "Two keys" in caplog.text
+    backend = open_kms(settings)
+    key = backend.create_key(ES256, request_id="one")
     assert open_kms(settings).create_key(ES256, request_id="one") == key
+    assert kms.calls("CreateKey") == 1
+    assert list(backend.list_keys()) == [key]
+
+
+def test_a_creation_in_doubt_is_not_made_again_at_once(kms: FakeKms, settings: KmsSettings) -> None:
+    kms.settings(visible_after=3600.0, late_operations=["ListKeys", "DescribeKey"])
+    kms.fault("reset", operation="CreateKey", applied=True, count=1)
+    clock = Time()
+    backend = open_kms(settings, patience=replace(IMPATIENT, clock=clock))
+    with pytest.raises(BackendUnavailable, match="did not answer"):
+        backend.create_key(ES256, request_id="one")
+    with pytest.raises(BackendUnavailable, match="did not say") as doubt:
+        backend.create_key(ES256, request_id="one")
+    assert kms.calls("CreateKey") == 1
+    kms.settings(visible_after=0.0)
+    clock.seconds += doubt.value.retry_after
+    backend.create_key(ES256, request_id="one")
+    assert kms.calls("CreateKey") == 1
+
+
+def test_a_creation_may_be_slow(kms: FakeKms, settings: KmsSettings) -> None:
+    kms.fault("latency", operation="CreateKey", seconds=0.6)
+    backend = open_kms(replace(settings, read_timeout=0.3))
+    backend.create_key(ES256, request_id="one")
+    assert kms.calls("CreateKey") == 1
+
+
+def test_no_key_is_made_in_a_wrong_account(kms: FakeKms, settings: KmsSettings) -> None:
+    for _ in range(2):  # the first time there may be no key yet to tell the account by
+        with pytest.raises(WrongAccount, match=ACCOUNT):
+            open_kms(replace(settings, account="999999999999")).create_key(ES256, request_id="one")
+        open_kms(replace(settings, account=ACCOUNT)).create_key(ES256, request_id="one")
+    assert kms.calls("CreateKey") == 1
+
+
+def test_a_wrong_account_without_keys() -> None:
+    with FakeKms() as kms:
+        settings = kms_settings(kms.endpoint, account="999999999999")
+        with pytest.raises(WrongAccount):
+            open_kms(settings).create_key(ES256, request_id="one")
+        assert kms.calls("CreateKey") == 0
+
+
+def test_keys_with_an_alias_of_others_cost_nothing(kms: FakeKms, settings: KmsSettings) -> None:
+    admin = aws(settings)
+    plain, named = (admin.create_key()["KeyMetadata"]["KeyId"] for _ in range(2))
+    admin.create_alias(AliasName=f"alias/{settings.installation}", TargetKeyId=named)
+    kms.deny("kms:ListResourceTags", resource=f"arn:aws:kms:{HOME}:{ACCOUNT}:key/{named}")
+    first = open_kms(settings).create_key(ES256, request_id="one")
+    kms.forget_calls()
+    assert open_kms(settings).create_key(ES256, request_id="one") == first
+    assert kms.calls("ListResourceTags") == 2  # of the one with our alias, twice
+    kms.deny("kms:ListAliases")
+    assert open_kms(settings).create_key(ES256, request_id="one") == first
+    assert plain != named
+
+
+def test_foreign_keys_of_another_kind_are_passed_over(kms: FakeKms, settings: KmsSettings) -> None:
+    listed = [{"KeyId": "x", "KeyArn": "arn:aws:kms:us-east-1:111122223333:key/of_another_kind"}]
+    kms.fault("answer", operation="ListKeys", members={"Keys": listed})
+    backend = open_kms(settings)
+    key = backend.create_key(ES256, request_id="one")
+    assert list(backend.list_keys()) == [key]
+
+
+class EndlessTags(Regions):
+    """Always one more page of tags, by ``marker``."""
+
+    def __init__(self, settings: KmsSettings, marker: str | None) -> None:
+        super().__init__(settings)
+        self._marker = {} if marker is None else {"NextMarker": marker}
+
+    def call(self, operation: str, params: Mapping[str, Any], **how: Any) -> dict[str, Any]:
+        if operation == "ListResourceTags":
+            return {"Tags": [], "Truncated": True, **self._marker}
+        return super().call(operation, params, **how)
+
+
+@pytest.mark.parametrize("marker", ["x", None])
+def test_tags_that_do_not_end(
+    backend: KmsBackend, settings: KmsSettings, marker: str | None
+) -> None:
+    key = backend.create_key(ES256, request_id="one")
+    with pytest.raises(BackendProtocolError, match="does not end"):
+        open_kms(settings, EndlessTags(settings, marker)).get_key(key.ref)
+
+
+class HidingReplicas(Regions):
+    """Of a Region that does not know of them yet."""
+
+    def call(self, operation: str, params: Mapping[str, Any], **how: Any) -> dict[str, Any]:
+        answer = super().call(operation, params, **how)
+        if operation == "DescribeKey":
+            answer["KeyMetadata"]["MultiRegionConfiguration"]["ReplicaKeys"] = []
+        return answer
+
+
+def test_a_replica_that_is_there_already(
+    kms: FakeKms, spread: KmsBackend, family: KmsSettings
+) -> None:
+    """Somebody else was quicker, or an answer was lost."""
+    key = spread.create_key(ES256, request_id="one")
+    assert open_kms(family, HidingReplicas(family)).create_key(ES256, request_id="one") == key
+    assert kms.calls("ReplicateKey") == 2
+
+
+def test_health_of_who_never_signs(
+    kms: FakeKms, backend: KmsBackend, settings: KmsSettings
+) -> None:
+    """Nothing that CloudTrail would record as an error, once there is a key."""
+    key = backend.create_key(ES256, request_id="one")
+    idle = open_kms(settings)
+    idle.remember("no ARN")
+    idle.remember(key.ref)
+    kms.forget_calls()
+    kms.error("NotFoundException", operation="DescribeKey", count=1)
+    for _ in range(3):
+        idle.check()  # the first finds it gone, and asks about nothing for a while
+    assert kms.calls("DescribeKey") == 2
+    idle.remember(key.ref)
+    for _ in range(3):
+        idle.check()
+    assert kms.calls("DescribeKey") == 5
+
+
+def test_health_of_an_installation_without_keys(kms: FakeKms, backend: KmsBackend) -> None:
+    for _ in range(5):
+        backend.check()
+    assert kms.calls("DescribeKey") == 1
 
 
 def test_a_key_that_was_just_made_is_not_made_again(kms: FakeKms, settings: KmsSettings) -> None:

@@ -28,9 +28,13 @@ POLICIES = {
     "lifecycle-manager": permissions.manager(ONE),
     "lifecycle-manager-multi-region": permissions.manager(TWO),
     "break-glass": permissions.break_glass(ONE),
+    "signer-multi-region": permissions.signer(TWO),
+    "break-glass-multi-region": permissions.break_glass(TWO),
     "key-policy": permissions.key_policy(ONE),
     "service-control-policy": permissions.service_control_policy(
-        ONE, manager_role="kmsjwks-manager", break_glass_role="kmsjwks-break-glass"
+        ONE,
+        manager_roles=["kmsjwks-manager", "kmsjwks-rotation"],
+        break_glass_roles=["kmsjwks-break-glass"],
     ),
 }
 
@@ -75,6 +79,7 @@ def test_every_action_named_exists() -> None:
     named = set(re.findall(r"`kms:([A-Z]\w+)`|`([A-Z][a-z]+(?:[A-Z][a-z]+)+)`", DOCUMENT))
     conditions = {"KeyOrigin", "KeyUsage", "KeySpec", "MultiRegion", "SigningAlgorithm"}
     conditions |= {"MessageType", "ViaService", "RequestAlias", "ResourceAliases"}
+    conditions |= {"BypassPolicyLockoutSafetyCheck", "MultiRegionKeyType", "DryRun"}
     conditions |= {"ScheduleKeyDeletionPendingWindowInDays", "IfExists", "AccessDenied"}
     spoken = {one for pair in named for one in pair if one} - conditions
     assert spoken <= operations

@@ -24,7 +24,7 @@ from kmsjwks.backends.awskms.regions import Regions
 from kmsjwks.backends.awskms.settings import KmsSettings, StaticCredentials
 from kmsjwks.backends.awskms.surroundings import NotTold, Surroundings
 from kmsjwks.domain.algorithms import find_algorithm
-from kmsjwks.domain.ports import Finding
+from kmsjwks.domain.ports import BackendKey, Finding
 from tests.support.kms import ACCOUNT, FakeKms
 
 HOME, OTHER = "eu-central-1", "eu-west-1"
@@ -157,7 +157,7 @@ def test_expired_credentials_end_it(kms: FakeKms) -> None:
     kms.settings(expired_access_keys=["AKIAEXAMPLE"])
     (only,) = examine(settings(kms))
     assert (only.check, only.ok) == ("open", False)
-    assert called(kms) == set()
+    assert called(kms) == {"kms:ListKeys"}
 
 
 def test_nobody_answers() -> None:
@@ -170,6 +170,110 @@ def test_nobody_answers() -> None:
     )
     (only,) = examine(made)
     assert (only.check, only.ok) == ("open", False)
+
+
+@pytest.fixture
+def kms_only(kms: FakeKms) -> KmsSettings:
+    """An endpoint of AWS KMS, and nobody where STS should be."""
+    return settings(kms, sts_endpoint="http://127.0.0.1:9")
+
+
+def test_kms_without_sts_is_examined_all_the_same(kms_only: KmsSettings) -> None:
+    findings = examine(kms_only)
+    assert [one for one in findings if not one.ok] == []
+    assert "cannot be told" in found(findings, "open").said
+    assert ACCOUNT in found(findings, "account").said
+    assert found(findings, f"kms:Sign {HOME}").ok
+
+
+def test_without_sts_the_policy_is_for_the_account_of_the_key(
+    kms: FakeKms, kms_only: KmsSettings
+) -> None:
+    kms.deny("kms:EnableKey")
+    said = examine(kms_only)[-1].said
+    assert f"arn:aws:kms:{HOME}:{ACCOUNT}:key/*" in said
+
+
+def test_without_sts_another_account_is_found_by_the_key(kms_only: KmsSettings) -> None:
+    one = found(examine(replace(kms_only, account="999999999999")), "account")
+    assert not one.ok
+    assert ACCOUNT in one.said
+
+
+def test_without_sts_and_any_key_the_account_stays_untold(
+    kms: FakeKms, kms_only: KmsSettings
+) -> None:
+    kms.deny("kms:CreateKey", "kms:ListKeys")
+    findings = examine(kms_only)
+    assert found(findings, "open").ok
+    assert "cannot be told" in found(findings, "account").said
+
+
+@pytest.fixture
+def spread_key(kms: FakeKms) -> Iterator[BackendKey]:
+    made = settings(kms, multi_region=True)
+    backend = KmsBackend(made)
+    key = backend.create_key(ES256, request_id="in-use", keyset="demo")
+    kms.forget_calls()
+    yield key
+    kms.deny()
+    backend.destroy_key(key.ref)
+    backend.close()
+
+
+def of_used(findings: list[Finding], action: str, region: str) -> Finding:
+    (one,) = [
+        one
+        for one in findings
+        if one.check.startswith(f"{action} of the used key") and one.check.endswith(region)
+    ]
+    return one
+
+
+def test_a_signer_alone_is_examined_by_the_keys_in_use(
+    kms: FakeKms, spread_key: BackendKey
+) -> None:
+    kms.deny(*({f"kms:{one}" for one in OPERATIONS} - allowed_actions(signer(SCOPE))))
+    findings = examine(settings(kms, multi_region=True), used=[spread_key])
+    for region in (HOME, OTHER):
+        assert of_used(findings, "kms:Sign", region).ok
+        assert of_used(findings, "kms:DescribeKey", region).ok
+    assert [one.dry_run for one in kms.signs()] == [True, True]
+
+
+@pytest.mark.parametrize("action", ["kms:Sign", "kms:DescribeKey"])
+def test_what_is_denied_on_a_key_in_use_is_in_the_policy_to_paste(
+    kms: FakeKms, spread_key: BackendKey, action: str
+) -> None:
+    kms.deny(action, "kms:CreateKey")
+    findings = examine(settings(kms, multi_region=True), used=[spread_key])
+    assert not of_used(findings, action, OTHER).ok
+    last = findings[-1].said
+    assert action in allowed_actions(json.loads(last[last.index("{") :]))
+
+
+def test_keys_of_a_region_that_is_not_configured_are_left_out(
+    kms: FakeKms, spread_key: BackendKey
+) -> None:
+    far = replace(spread_key, ref=f"arn:aws:kms:us-east-1:{ACCOUNT}:key/1234")
+    strange = replace(spread_key, ref="no-arn")
+    findings = examine(settings(kms), used=[far, strange, spread_key])
+    used = [one for one in findings if "of the used key" in one.check]
+    assert {one.check.rpartition(" ")[2] for one in used} == {HOME}
+    assert all(one.ok for one in used)
+
+
+def test_evidence_goes_by_the_endpoint_that_is_asked(
+    kms: FakeKms, spread_key: BackendKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", kms.endpoint)
+    backend = KmsBackend(settings(kms, multi_region=True, endpoint=None))
+    try:
+        custody = backend.evidence(spread_key.ref).custody
+    finally:
+        backend.close()
+    assert custody["endpoint"] == kms.endpoint
+    assert "no endpoint of AWS" in custody["device"]
 
 
 def test_another_account_than_the_configured_one(kms: FakeKms) -> None:

@@ -18,7 +18,7 @@ from kmsjwks.domain.errors import (
 from kmsjwks.domain.keys import Key, KeyState, is_published
 from kmsjwks.domain.timing import total, withdrawal_terms
 from kmsjwks.services.acting import Actor, Proposal
-from tests.support.lifecycle import DAY, OPERATOR, TRYING, Lab
+from tests.support.lifecycle import DAY, OPERATOR, TRYING, Lab, crash_at
 
 BOTH = ApprovalPolicy(frozenset(ProtectedAct), window=3600)
 SECOND = Actor("paul")
@@ -60,11 +60,15 @@ class TestPersons:
             ("ops1", "olga-laptop", True),
             ("olga-laptop", "olga", False),
             ("olga-laptop", "paul", False),
+            ("cli:root", "olga", True),
+            ("cli:root", "paul", True),
+            ("cli:root", "cli:rita", False),
         ],
     )
     def test_who_is_whom(self, one: str, other: str, same: bool) -> None:
         listed = frozenset({"cli:ops1", "olga-laptop"})
-        policy = replace(BOTH, same_person=(frozenset({"x", "y"}), listed))
+        shared = [frozenset({"cli:root", name}) for name in ("olga", "paul")]
+        policy = replace(BOTH, same_person=(*shared, listed))
         assert policy.are_same(one, other) is policy.are_same(other, one) is same
 
     def test_nobody_approves_what_he_proposed(self, lab: Lab) -> None:
@@ -163,7 +167,9 @@ class TestDestroy:
         assert "Once it is approved" in tried.says[1]
         proposed = proposal_id(lab.service.destroy(lab.spare.kid, OPERATOR))
         before = lab.keys(), lab.events(), list(lab.store.approvals())
-        lab.service.approve(proposed, Actor("paul", dry_run=True))
+        tried = lab.service.approve(proposed, Actor("paul", dry_run=True))
+        assert tried.approval in before[2]
+        assert tried.changes[0].after.times.destroy_at is not None
         assert (lab.keys(), lab.events(), list(lab.store.approvals())) == before
 
     def test_a_proposal_can_be_withdrawn(self, lab: Lab) -> None:
@@ -264,6 +270,35 @@ class TestUndoCompromise:
         for _ in range(20):
             lab.tick(DAY)
         assert lab.key(wrong.kid).state is KeyState.DESTROYED
+
+    def test_it_is_proposed_no_longer_than_it_can_be_done(self, lab: Lab) -> None:
+        wrong = self.compromised(lab)
+        lab.clock.seconds += 600
+        approval = lab.service.undo_compromise(wrong.kid, OPERATOR).approval
+        assert approval is not None
+        assert approval.expires_at == wrong.times.destroy_at
+        lab.tick(3000)
+        assert lab.key(wrong.kid).state is KeyState.DESTROYED
+        with pytest.raises(ApprovalRefused, match="has expired"):
+            lab.service.approve(approval.id, SECOND)
+
+    @pytest.mark.parametrize("point", ["undo.retrieved", "undo-compromise-approved.before"])
+    def test_a_crash_after_the_backend_gave_it_back(self, tmp_path: Path, point: str) -> None:
+        lab = Lab(tmp_path, approvals=BOTH)
+        lab.backend._window = lab.other._window
+        lab.create()
+        wrong = self.compromised(lab)
+        lab.service.approve(proposal_id(lab.service.destroy(wrong.kid, OPERATOR)), SECOND)
+        lab.tick()
+        pending = lab.key(wrong.kid)
+        assert pending.times.private_destroyed_at == lab.now + 7 * DAY
+        proposed = proposal_id(lab.service.undo_compromise(wrong.kid, OPERATOR))
+        crash_at(lab, point, lambda: lab.service.approve(proposed, SECOND))
+        assert lab.key(wrong.kid) == pending
+        lab.service.approve(proposed, SECOND)
+        undone = lab.key(wrong.kid)
+        assert (undone.state, undone.times.private_destroyed_at) == (KeyState.DEACTIVATED, None)
+        assert lab.events()[-2:] == ["undo-compromise-approved", "compromise-undone"]
 
     def test_an_approved_destruction_ends_the_wait(self, lab: Lab) -> None:
         wrong = self.compromised(lab)

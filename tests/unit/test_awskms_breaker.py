@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -150,3 +151,81 @@ def test_of_eight_threads_exactly_one_probes() -> None:
             permits = [permit for permit in pool.map(attempt, range(8)) if permit]
             assert len(permits) == 1
             breaker.failed(permits[0], "Still down.")
+
+
+def probation(breaker: Breaker, *, region_is_back: bool = False) -> bool:
+    return breaker.elsewhere_answered(region_is_back=region_is_back)
+
+
+def test_what_answers_elsewhere_neither_clears_failures_nor_closes_it() -> None:
+    time = Time()
+    breaker = make(time)
+    for _ in range(3):
+        assert not probation(breaker)
+        breaker.failed(breaker.admit(), "It timed out.")
+        time.seconds += 600
+    assert breaker.is_open
+    breaker.failed(breaker.admit(), "It timed out.")
+    assert not probation(breaker)
+
+
+def test_it_stays_open_while_somebody_asks() -> None:
+    time = Time()
+    breaker = make(time)
+    open_up(breaker)
+    for _ in range(200):
+        time.seconds += 3
+        assert not probation(breaker)
+        try:
+            breaker.failed(breaker.admit(), "Still down.")
+        except BackendUnavailable:
+            continue
+    assert breaker.since == 1_700_000_050
+
+
+def test_seldom_callers_keep_it_open_as_well() -> None:
+    """Each of them fails; a failover takes a minute of being down without a break."""
+    time = Time()
+    breaker = make(time)
+    down_for = longest = 0
+    for second in range(1200):
+        time.seconds += 1
+        if second % 5 == 0:  # the watch
+            probation(breaker)
+        if second % 45 == 0:
+            with suppress(BackendUnavailable):
+                breaker.failed(breaker.admit(), "Still down.")
+        down_for = down_for + 1 if breaker.since is not None else 0
+        longest = max(longest, down_for)
+    assert longest > 600
+
+
+def test_when_nobody_asks_any_more_it_is_on_probation() -> None:
+    time = Time()
+    breaker = make(time)
+    open_up(breaker)
+    time.seconds += 9
+    assert not probation(breaker)
+    time.seconds += 1
+    assert probation(breaker)
+    assert breaker.since is None
+    assert breaker.admit() == breaker.admit() == 0
+    assert breaker.failed(0, "Still down.")  # one is enough
+    assert refusal(breaker).retry_after == 10
+
+
+def test_a_success_on_probation_ends_it() -> None:
+    time = Time()
+    breaker = make(time)
+    open_up(breaker)
+    assert probation(breaker, region_is_back=True)
+    breaker.admit()
+    breaker.succeeded()
+    assert not breaker.failed(breaker.admit(), "once")
+    assert not breaker.is_open
+
+
+def test_one_failure_that_something_else_confirms_opens_it() -> None:
+    breaker = make(Time())
+    assert breaker.failed(breaker.admit(), "It timed out.", certain=True)
+    assert refusal(breaker).retry_after == 5

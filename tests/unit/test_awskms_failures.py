@@ -9,10 +9,13 @@ from botocore.parsers import ResponseParserError
 from kmsjwks.backends.awskms.answers import CODES
 from kmsjwks.backends.awskms.failures import (
     AlreadyExists,
+    CredentialsUnavailable,
     DryRunPassed,
     KeyNotReady,
+    OwnLimitReached,
     is_outage,
     is_region_trouble,
+    may_be_done,
     translate,
 )
 from kmsjwks.domain.errors import (
@@ -228,9 +231,9 @@ def test_a_spec_that_is_not_offered_is_an_unsupported_algorithm() -> None:
         ("InvalidIdentityToken", 400, CredentialsMissing),
         ("AccessDenied", 403, CredentialsMissing),
         ("ExpiredTokenException", 400, CredentialsExpired),
-        ("IDPCommunicationError", 400, BackendUnavailable),
-        ("InternalFailure", 500, BackendUnavailable),
-        ("Throttling", 400, BackendUnavailable),
+        ("IDPCommunicationError", 400, CredentialsUnavailable),
+        ("InternalFailure", 500, CredentialsUnavailable),
+        ("Throttling", 400, CredentialsUnavailable),
     ],
 )
 def test_a_role_that_is_not_handed_out_is_about_credentials(
@@ -291,3 +294,46 @@ def test_only_outages_count_and_only_trouble_moves_to_the_next_region() -> None:
     assert judged(answer("KMSInvalidStateException", "is creating")) == (True, False)
     for code in ("DisabledException", "NotFoundException", "AccessDeniedException", "ExpiredToken"):
         assert judged(answer(code)) == (False, False)
+
+
+def test_what_is_not_implemented_is_no_outage() -> None:
+    error = translated(answer("NotImplemented", status=501, operation="DisableKey"))
+    assert type(error) is BackendProtocolError
+    assert "does not offer DisableKey" in str(error)
+
+
+@pytest.mark.parametrize(
+    "kind", [boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ReadTimeoutError]
+)
+def test_what_hands_out_credentials_is_not_aws_kms(kind: type[boto.HTTPClientError]) -> None:
+    kms = f"https://kms.{REGION}.amazonaws.com"
+    for url, expected in (
+        (f"{kms}/", BackendUnavailable),
+        (f"https://sts.{REGION}.amazonaws.com/", CredentialsUnavailable),
+    ):
+        error = translate(kind(endpoint_url=url, error="x"), "signing", region=REGION, kms_url=kms)
+        assert type(error) is expected
+        assert is_outage(error) is is_region_trouble(error) is (expected is BackendUnavailable)
+
+
+def test_our_own_limit_is_the_same_everywhere() -> None:
+    assert not is_region_trouble(OwnLimitReached("x"))
+    assert is_region_trouble(BackendThrottled("x"))
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected"),
+    [
+        (boto.ReadTimeoutError(endpoint_url="https://x"), True),
+        (boto.ConnectionClosedError(endpoint_url="https://x"), True),
+        (boto.EndpointConnectionError(endpoint_url="https://x"), False),
+        (boto.ConnectTimeoutError(endpoint_url="https://x"), False),
+        (answer("KMSInternalException", status=500), True),
+        (answer("AccessDeniedException"), False),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_what_may_be_done_although_it_failed(cause: Exception, expected: bool) -> None:
+    error = translated(cause)
+    error.__cause__ = cause
+    assert may_be_done(error) is expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import botocore.session
@@ -27,7 +28,13 @@ SCOPE = Scope("111122223333", ("eu-central-1",), "prod", deletion_window_days=14
 TWO = Scope("111122223333", ("eu-central-1", "eu-west-1"), "prod", multi_region=True)
 OURS = "aws:ResourceTag/kmsjwks:installation"
 # Operations on no key, those that only read a key's tags, and those on a key that is not there yet.
-NOT_BY_TAG = {"kms:ListKeys", "kms:CreateKey", "kms:TagResource", "kms:ListResourceTags"}
+NOT_BY_TAG = {
+    "kms:ListAliases",
+    "kms:ListKeys",
+    "kms:CreateKey",
+    "kms:TagResource",
+    "kms:ListResourceTags",
+}
 
 
 def allows(policy: dict[str, Any]) -> list[dict[str, Any]]:
@@ -86,7 +93,34 @@ def test_creation_is_of_our_kind_of_key_only() -> None:
     assert "SYMMETRIC_DEFAULT" not in same["kms:KeySpec"]
     assert {"RSA_2048", "ECC_NIST_P256", "ML_DSA_65"} <= set(same["kms:KeySpec"])
     assert same["aws:RequestedRegion"] == ["eu-central-1"]
-    assert condition["Bool"] == {"kms:MultiRegion": "false"}
+    assert condition["Bool"] == {
+        "kms:MultiRegion": "false",
+        "kms:BypassPolicyLockoutSafetyCheck": "false",
+    }
+
+
+def test_in_a_replica_region_the_untagged_make_replicas_only() -> None:
+    """CreateKey by itself makes single-Region keys and primaries."""
+    creations = [one for one in allows(manager(TWO)) if one["Action"] == ["kms:CreateKey"]]
+    untagged = [
+        one["Condition"]
+        for one in creations
+        if "aws:RequestTag/kmsjwks:installation" not in one["Condition"]["StringEquals"]
+    ]
+    (condition,) = untagged
+    assert condition["StringEquals"]["kms:MultiRegionKeyType"] == "REPLICA"
+    assert condition["StringEquals"]["aws:RequestedRegion"] == ["eu-west-1"]
+    assert condition["Bool"] == {"kms:MultiRegion": "true"}
+    asked = condition["StringEqualsIfExists"]
+    assert asked["kms:KeySpec"] == creations[0]["Condition"]["StringEquals"]["kms:KeySpec"]
+    assert asked["aws:RequestTag/kmsjwks:installation"] == "prod"
+    assert condition["BoolIfExists"] == {"kms:BypassPolicyLockoutSafetyCheck": "false"}
+
+
+@pytest.mark.parametrize("made", [signer, break_glass])
+def test_every_region_is_covered(made: Callable[[Scope], dict[str, Any]]) -> None:
+    for one in allows(made(TWO)):
+        assert {arn.split(":")[3] for arn in one["Resource"]} == {"eu-central-1", "eu-west-1"}
 
 
 def test_the_tags_allowed_are_those_that_we_put() -> None:
@@ -145,11 +179,28 @@ def test_an_action_of_no_role_is_not_granted() -> None:
     assert roles_needing("kms:Sign", SCOPE) == ("signer", "lifecycle manager")
 
 
+def control() -> dict[str, Any]:
+    return service_control_policy(SCOPE, manager_roles=["m", "rotation"], break_glass_roles=["b"])
+
+
 def test_the_service_control_policy_only_denies() -> None:
-    made = service_control_policy(SCOPE, manager_role="m", break_glass_role="b")
-    assert {one["Effect"] for one in made["Statement"]} == {"Deny"}
-    first = made["Statement"][0]["Condition"]
-    assert first["ArnNotEquals"]["aws:PrincipalArn"].endswith(":role/b")
+    assert {one["Effect"] for one in control()["Statement"]} == {"Deny"}
+    stops = statement(control(), "OnlyBreakGlassStopsKeys")["Condition"]
+    assert [arn.rpartition("/")[2] for arn in stops["ArnNotEquals"]["aws:PrincipalArn"]] == ["b"]
+
+
+def test_the_service_control_policy_leaves_other_installations_alone() -> None:
+    """Each statement goes by our value of the tag: as it is asked for, or as the key has it."""
+    tags = {OURS: "prod"}, {OURS.replace("Resource", "Request"): "prod"}
+    for one in control()["Statement"]:
+        assert one["Condition"]["StringEquals"] in tags, one["Sid"]
+
+
+@pytest.mark.parametrize("sid", ["OnlyTheManagerTags", "OnlyTheManagerChangesTags"])
+def test_several_managers_may_tag(sid: str) -> None:
+    condition = statement(control(), sid)["Condition"]
+    named = condition["ArnNotEquals"]["aws:PrincipalArn"]
+    assert [arn.rpartition("/")[2] for arn in named] == ["m", "rotation"]
 
 
 def test_other_partitions() -> None:

@@ -17,7 +17,7 @@ import pytest
 from botocore.exceptions import ProfileNotFound
 
 from kmsjwks.backends.awskms.client import Clients, Connect, connect_aws
-from kmsjwks.backends.awskms.failures import AlreadyExists
+from kmsjwks.backends.awskms.failures import AlreadyExists, CredentialsUnavailable
 from kmsjwks.backends.awskms.regions import Regions
 from kmsjwks.backends.awskms.settings import KmsSettings, StaticCredentials
 from kmsjwks.domain.errors import (
@@ -33,6 +33,7 @@ from kmsjwks.domain.errors import (
 
 HOME, AWAY = "eu-central-1", "us-east-1"
 KEYS = StaticCredentials("AKIDEXAMPLE", "wJalrXUt")
+SIGN = {"KeyId": "k", "Message": b"m", "SigningAlgorithm": "ECDSA_SHA_256"}
 Answer = tuple[int, Any]  # status and body; a body of bytes is sent as it is
 
 
@@ -362,7 +363,7 @@ def test_a_region_that_nobody_needs_is_probed(
     other.works()
     regions.probe("DescribeKey", {"KeyId": "k"})
     assert [asked for asked, _, _ in other.asked if asked == "DescribeKey"] == []
-    time.seconds += 5
+    time.seconds += 10
     sign_preferred(regions)
     for thread in regions.probe("DescribeKey", {"KeyId": "k"}):
         thread.join(5)
@@ -405,6 +406,118 @@ def test_a_probe_that_the_limit_forbids_is_left_to_the_next(endpoint: Endpoint, 
         sign(regions, limited=True)
     time.seconds += 4.5
     sign(regions, limited=True)
+
+
+def describe(regions: Regions) -> dict[str, Any]:
+    return regions.call("DescribeKey", {"KeyId": "k"}, doing="describing a key")
+
+
+def test_sign_alone_can_be_out(endpoint: Endpoint, time: Time) -> None:
+    """Health, asked between signatures that are far apart, hides nothing."""
+    regions = make(endpoint.url, time)
+    failing = {"__type": "KMSInternalException", "message": ""}
+    endpoint.answer = lambda operation, _: (500, failing) if operation == "Sign" else (200, {})
+    for _ in range(3):
+        time.seconds += 30
+        describe(regions)
+        assert regions.status().available
+        with pytest.raises(BackendUnavailable):
+            sign(regions)
+    describe(regions)
+    assert not regions.status().available
+    time.seconds += 60  # a failover happened, nobody signs here any more
+    describe(regions)
+    assert regions.status().available
+    with pytest.raises(BackendUnavailable, match="KMSInternalException"):
+        sign(regions)
+    assert not regions.status().available
+    endpoint.works()
+    time.seconds += 10
+    sign(regions)
+    assert regions.status().available
+
+
+def test_when_all_but_sign_is_out_signing_goes_on(endpoint: Endpoint, time: Time) -> None:
+    failing = {"__type": "KMSInternalException", "message": ""}
+    endpoint.answer = lambda operation, _: (
+        (200, {"Signature": "AA=="}) if operation == "Sign" else (500, failing)
+    )
+    regions = make(endpoint.url, time)
+    for _ in range(4):
+        with pytest.raises(BackendUnavailable):
+            describe(regions)
+    sign(regions)
+
+
+@pytest.mark.parametrize("code", ["AccessDeniedException", "NotFoundException"])
+def test_a_refusal_elsewhere_does_not_hide_an_outage(
+    endpoint: Endpoint, refusing: str, time: Time, code: str
+) -> None:
+    endpoint.fails(code)
+    regions = make_two(refusing, endpoint.url, time)
+    for _ in range(3):
+        with pytest.raises(BackendUnavailable, match=HOME):
+            sign_preferred(regions)
+    status = regions.status()
+    assert (status.available, HOME in status.reason) == (False, True)
+    endpoint.works()
+    assert sign_preferred(regions)[0] == AWAY
+    assert regions.status().available
+
+
+def test_our_own_limit_does_not_spill_over(endpoint: Endpoint, time: Time) -> None:
+    other = Endpoint()
+    try:
+        for one in (endpoint, other):
+            one.works()
+        regions = make_two(endpoint.url, other.url, time, requests_per_second=1)
+        sign(regions, limited=True)
+        with pytest.raises(BackendThrottled, match="requests_per_second"):
+            regions.call_preferred("Sign", lambda _: SIGN, doing="signing", limited=True)
+        assert other.asked == []
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize("operation", ["CreateKey", "ReplicateKey"])
+def test_what_makes_keys_is_asked_once_and_says_nothing_of_the_region(
+    endpoint: Endpoint, time: Time, operation: str
+) -> None:
+    params = {"KeyId": "k", "ReplicaRegion": AWAY} if operation == "ReplicateKey" else {}
+    endpoint.fails("KMSInternalException", 500)
+    regions = make(endpoint.url, time, failure_threshold=1)
+    for asked in (1, 2):
+        with pytest.raises(BackendUnavailable, match="KMSInternalException"):
+            regions.call(operation, params, doing="creating a key")
+        assert len(endpoint.asked) == asked
+    assert regions.status().available
+
+
+def test_making_a_key_may_take_longer_than_a_signature(endpoint: Endpoint) -> None:
+    clients = Clients(settings(endpoint=endpoint.url, read_timeout=0.5))
+    assert clients.kms(HOME).meta.config.read_timeout == 0.5
+    assert clients.making(HOME).meta.config.read_timeout == 30
+
+
+def test_credentials_that_cannot_be_had_are_no_outage(
+    endpoint: Endpoint,
+    refusing: str,
+    time: Time,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("a web identity token")
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/signer")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(token))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", refusing)
+    monkeypatch.setenv("AWS_REGION", HOME)
+    regions = make(endpoint.url, time, credentials=None, failure_threshold=1)
+    for _ in range(2):
+        with pytest.raises(CredentialsUnavailable, match="STS"):
+            sign(regions)
+    assert endpoint.asked == []
+    assert regions.status().available
 
 
 def test_a_region_that_is_not_configured_is_not_asked(refusing: str, time: Time) -> None:

@@ -16,6 +16,7 @@ from kmsjwks.config import RESERVED_VARIABLES, Settings, find_config_file, load
 from kmsjwks.config.schema import fixed_settings
 from kmsjwks.config.tomlfile import scan_lines
 from kmsjwks.domain.access import Action
+from kmsjwks.domain.approvals import ProtectedAct
 from kmsjwks.domain.errors import ConfigurationError
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -758,6 +759,46 @@ class TestRotationPublicationMetrics:
         (warning,) = config.load(f"rotation.development = true\n{BACKEND}").warnings
         assert "rotation.development" in warning
         assert "UNSAFE" in warning
+
+
+class TestApprovals:
+    def test_nothing_takes_two_by_default(self, config: Config) -> None:
+        policy = config.load().approvals
+        assert (policy.required_for, policy.window) == (frozenset(), 86400)
+        assert policy.compromise_wait == 0
+
+    def test_what_takes_two(self, config: Config) -> None:
+        policy = config.load(
+            BACKEND + "[approvals]\nrequired_for = ['destroy']\nwindow = 60\n"
+            "same_person = [['cli:DOM\\\\olga', 'olga-laptop']]\n"
+        ).approvals
+        assert policy.requires(ProtectedAct.DESTROY)
+        assert not policy.requires(ProtectedAct.UNDO_COMPROMISE)
+        assert policy.compromise_wait == policy.window == 60
+        assert len(policy.same_person) == 1
+
+    @pytest.mark.parametrize(
+        ("line", "said"),
+        [
+            ("required_for = ['compromise']", "must be 'destroy' or 'undo-compromise'"),
+            ("window = 59", "between 60 and 2592000"),
+            ("same_person = [['olga']]", "same_person"),
+            ("same_person = [['olga', 'Paul Two']]", "the name of a client"),
+            ("same_person = [['olga', 'cli:']]", "the name of a client"),
+            ("same_person = ['olga', 'paul']", "must be a list"),
+        ],
+    )
+    def test_mistakes(self, config: Config, line: str, said: str) -> None:
+        (problem, *_) = config.problems(f"{BACKEND}[approvals]\n{line}\n")
+        assert "kmsjwks.toml:4: approvals." in problem
+        assert said in problem
+
+    def test_from_the_environment(self, config: Config) -> None:
+        config.environ["KMSJWKS_APPROVALS__REQUIRED_FOR"] = '["undo-compromise"]'
+        config.environ["KMSJWKS_APPROVALS__SAME_PERSON"] = '[["a", "b"]]'
+        policy = config.load().approvals
+        assert policy.required_for == {ProtectedAct.UNDO_COMPROMISE}
+        assert policy.are_same("a", "b")
 
 
 class TestWarnings:

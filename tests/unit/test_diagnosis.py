@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,15 +12,15 @@ from kmsjwks.domain.algorithms import find_algorithm
 from kmsjwks.domain.errors import BackendUnavailable
 from kmsjwks.domain.keys import Key, KeyState, KeyTimes
 from kmsjwks.domain.ports import BackendKey, Finding
-from kmsjwks.services.diagnosis import diagnose, find_orphans, find_unusable
+from kmsjwks.services.diagnosis import diagnose, find_orphans, find_unusable, keys_in_use
 from tests.fakes.backend import FakeBackend
 
 ES256 = find_algorithm("ES256")
 
 
 class Examined(FakeBackend):
-    def examine(self) -> Iterator[Finding]:
-        yield Finding("its own", True, "asked")
+    def examine(self, used: Sequence[BackendKey] = ()) -> Iterator[Finding]:
+        yield Finding("its own", True, ", ".join(key.ref for key in used) or "asked")
 
 
 def known(key: BackendKey, backend: str = "kms") -> Key:
@@ -103,3 +104,12 @@ def test_a_key_under_anothers_reference_is_named() -> None:
     bad, _ = find_unusable("kms", backend, [known(swapped)])
     assert "another key under the reference" in bad.said
     assert list(find_unusable("elsewhere", backend, [known(one)])) == []
+
+
+def test_a_backend_that_examines_itself_is_told_its_keys_in_use() -> None:
+    backend = Examined()
+    key = known(backend.create_key(ES256, request_id="used"))
+    elsewhere = replace(key, backend="hsm", ref="other")
+    used = keys_in_use("kms", [key, elsewhere, replace(key, state=KeyState.DEACTIVATED)])
+    assert used == [key]
+    assert [one.said for one in diagnose(backend, used)] == [key.ref]

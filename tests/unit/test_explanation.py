@@ -258,3 +258,21 @@ def test_a_backend_s_own_waiting_window() -> None:
     bad = replace(waits, state=KeyState.COMPROMISED)
     assert "cancelled" not in _dates([ACTIVE, SPARE, bad], "gone")["irreversible from"].why
     assert "private half destroyed" in _dates([ACTIVE, SPARE, waits], "gone", end)
+
+
+@pytest.mark.parametrize(
+    ("kept_until", "hold", "at", "words"),
+    [
+        (NOW + 60, False, NOW + 60, f"can be undone until {moment(NOW + 60)}"),
+        (NOW, False, None, "as soon as the backend can"),
+        (None, False, None, "as soon as the backend can"),
+        (NOW + 60, True, None, "on hold"),
+    ],
+)
+def test_when_a_compromised_key_is_destroyed(
+    kept_until: int | None, hold: bool, at: int | None, words: str
+) -> None:
+    key = _key("bad", KeyState.COMPROMISED, compromised_at=NOW - 5, destroy_at=kept_until)
+    date = _dates([ACTIVE, SPARE, replace(key, hold=hold)], "bad")["will be destroyed"]
+    assert date.at == at
+    assert words in date.why

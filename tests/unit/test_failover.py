@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
-from kmsjwks.domain import interventions, rotation
+from kmsjwks.domain import handover, interventions, rotation
 from kmsjwks.domain.failover import (
     CALL_OFF_AFTER,
     CallOff,
@@ -18,12 +18,15 @@ from kmsjwks.domain.failover import (
     FailBack,
     FailOver,
     Health,
+    Sight,
     Stuck,
+    Trouble,
     decide,
     is_ready,
+    successor,
 )
 from kmsjwks.domain.keys import Key, Keyset, KeyState, Standby
-from kmsjwks.domain.migration import progress
+from kmsjwks.domain.migration import moved, progress, stood_by, stopped
 from kmsjwks.domain.rotation import CreateSpare, RetireSpare, Schedule, plan
 from tests.unit.test_rotation import (
     ACTIVE,
@@ -52,9 +55,15 @@ def _down(since: int, reason: str = "gone") -> Health:
 
 
 def _decide(
-    keys: list[Key], now: int, primary: Health = UP, standby: Health = UP, keyset: Keyset = PAIRED
+    keys: list[Key],
+    now: int,
+    primary: Health = UP,
+    standby: Health = UP,
+    keyset: Keyset = PAIRED,
+    troubles: dict[str, Trouble] | None = None,
 ) -> Decision | None:
-    return decide(keyset, keys, {"softhsm": primary, "kms": standby}, TIMING, now, gated=False)
+    sight = Sight({"softhsm": primary, "kms": standby}, troubles or {})
+    return decide(keyset, keys, sight, TIMING, now, gated=False)
 
 
 class TestAway:
@@ -77,7 +86,7 @@ class TestAway:
         [
             ([ACTIVE, SPARE, OTHER], KNOWN - 1, UP, "not known to every verifier"),
             ([ACTIVE, SPARE], KNOWN, UP, "no spare in kms"),
-            ([ACTIVE, OTHER, SPARE], KNOWN, _down(T0), "so is kms"),
+            ([ACTIVE, OTHER, SPARE], KNOWN, _down(T0), "kms is down too"),
         ],
     )
     def test_stuck_says_why(self, keys: list[Key], now: int, standby: Health, word: str) -> None:
@@ -86,7 +95,7 @@ class TestAway:
         assert word in done.why
 
     def test_a_spare_that_was_not_seen_through_the_public_url_waits(self) -> None:
-        health = {"softhsm": _down(T0), "kms": UP}
+        health = Sight({"softhsm": _down(T0), "kms": UP})
         keys = [ACTIVE, SPARE, OTHER]
         assert isinstance(decide(PAIRED, keys, health, TIMING, KNOWN, gated=True), Stuck)
         seen = replace(OTHER, times=replace(OTHER.times, seen_at=T0))
@@ -101,7 +110,141 @@ class TestAway:
         )
 
     def test_a_process_without_that_backend_decides_nothing(self) -> None:
-        assert decide(PAIRED, [ACTIVE, OTHER], {"kms": UP}, TIMING, KNOWN, gated=False) is None
+        sight = Sight({"kms": UP})
+        assert decide(PAIRED, [ACTIVE, OTHER], sight, TIMING, KNOWN, gated=False) is None
+
+
+class TestKeyThatIsRefused:
+    """Its backend is well, so no health check notices."""
+
+    @property
+    def refused(self) -> dict[str, Trouble]:
+        return {"old": Trouble(KNOWN - 60, KNOWN, "disabled by hand")}
+
+    def test_is_left_as_a_backend_that_is_down(self) -> None:
+        done = _decide([ACTIVE, SPARE, OTHER], KNOWN, troubles=self.refused)
+        assert isinstance(done, FailOver)
+        assert done.kid == "other"
+        assert "disabled by hand" in done.why
+
+    def test_what_nobody_asked_for_since_decides_nothing(self) -> None:
+        once = {"old": Trouble(KNOWN - 60, KNOWN - 1, "disabled by hand")}
+        assert _decide([ACTIVE, SPARE, OTHER], KNOWN + 10**5, troubles=once) is None
+
+    def test_without_a_standby_a_person_decides(self) -> None:
+        keys = [ACTIVE, SPARE]
+        assert _decide(keys, KNOWN, keyset=KEYSET, troubles=self.refused) is None
+
+    def test_a_spare_that_cannot_serve_does_not_take_over(self) -> None:
+        troubles = {"other": Trouble(T0, T0, "deleted by hand")}
+        done = _decide([ACTIVE, SPARE, OTHER], KNOWN, _down(T0), troubles=troubles)
+        assert isinstance(done, Stuck)
+        assert "deleted by hand" in done.why
+        second = replace(OTHER, kid="second")
+        done = _decide([ACTIVE, SPARE, OTHER, second], KNOWN, _down(T0), troubles=troubles)
+        assert isinstance(done, FailOver)
+        assert done.kid == "second"
+
+    def test_nobody_goes_back_by_itself_to_where_a_key_is_refused(self) -> None:
+        now = KNOWN + DAY
+        left = replace(_deactivated(), kid="left")
+        keys = [left, TestBack.away, TestBack.home, TestBack.fresh]
+        assert isinstance(_decide(keys, now), FailBack)
+        for kid in ("left", "new", "fresh"):
+            assert _decide(keys, now, troubles={kid: Trouble(T0, T0, "denied")}) is None
+        # It was the whole backend, which is up again since.
+        expired = {"left": Trouble(KNOWN, KNOWN, "credentials expired")}
+        done = _decide(keys, now, Health(True, KNOWN + 1), troubles=expired)
+        assert isinstance(done, FailBack)
+
+    def test_what_was_met_before_its_backend_came_back_does_not_count(self) -> None:
+        keys = [ACTIVE, SPARE, OTHER]
+        assert _decide(keys, KNOWN, Health(True, KNOWN - 59), troubles=self.refused) is None
+
+
+class TestHandOverThatNobodyRecorded:
+    late = _scheduled(KNOWN)
+
+    def test_does_not_delay_a_failover(self) -> None:
+        done = _decide([ACTIVE, self.late, OTHER], KNOWN + 100, _down(KNOWN + 10))
+        assert isinstance(done, FailOver)
+        assert done.kid == "other"
+
+    def test_it_is_the_key_that_signs_by_the_clock_that_counts(self) -> None:
+        keys = [ACTIVE, self.late, OTHER]
+        assert _decide(keys, KNOWN, troubles={"old": Trouble(T0, KNOWN, "x")}) is None
+        done = _decide(keys, KNOWN, troubles={"new": Trouble(T0, KNOWN, "x")})
+        assert isinstance(done, FailOver)
+
+    def test_both_keys_end_at_their_own_times(self) -> None:
+        found = handover.caught_up(PAIRED, [ACTIVE, self.late, OTHER], TIMING, KNOWN + 100)
+        spare = next(key for key in found if key.kid == "other")
+        ended = {
+            after.kid: after.times.deactivated_at
+            for _, after in interventions.taken_over(PAIRED, found, spare, TIMING, KNOWN + 100)
+        }
+        old = next(key for key in found if key.kid == "old")
+        assert (old.state, old.times.deactivated_at) == (KeyState.DEACTIVATED, KNOWN)
+        assert ended == {"new": KNOWN + 100, "other": None}
+
+
+class TestMigrationWhileFailedOver:
+    """Signing in kms since softhsm died; it is to go to hsm, and softhsm is not missed."""
+
+    away = replace(ACTIVE, kid="away", backend="kms", times=replace(ACTIVE.times, activate_at=T0))
+    there = replace(SPARE, kid="there", backend="hsm")
+    commanded = moved(PAIRED, "hsm", T0 + 5)
+
+    def test_it_goes_by_rotation_as_soon_as_its_spare_is_known(self) -> None:
+        keys = [self.away, SPARE, OTHER]
+        assert rotation.is_migrating(self.commanded, keys)
+        assert not rotation.is_failed_over(self.commanded, keys)
+        assert plan(self.commanded, keys, TIMING, T0 + 9, gated=False) == [CreateSpare("hsm")]
+        steps = plan(self.commanded, [*keys, self.there], TIMING, T0 + 9, gated=False)
+        assert steps == [Schedule("there", KNOWN, "migration to hsm")]
+        told = progress(self.commanded, [*keys, self.there], T0 + 9)
+        assert (told.stage, told.spare, told.done) == ("published", "there", False)
+
+    def test_it_is_over_once_the_primary_has_signed(self) -> None:
+        signed = replace(_deactivated(), kid="signed", backend="hsm")
+        signed = replace(signed, times=replace(signed.times, activate_at=T0 + 6))
+        keys = [signed, self.away, self.there]
+        assert rotation.is_failed_over(self.commanded, keys)
+        before = replace(signed, times=replace(signed.times, activate_at=T0 + 4))
+        assert rotation.is_migrating(self.commanded, [before, self.away])
+        unused = replace(self.there, state=KeyState.DESTROYED)
+        unused = replace(
+            unused, times=replace(unused.times, activate_at=T0 + 99, destroyed_at=T0 + 50)
+        )
+        assert rotation.is_migrating(self.commanded, [unused, self.away])
+
+    def test_it_can_be_stopped_where_it_is(self) -> None:
+        stays = stopped(self.commanded, "kms")
+        assert (stays.backend, stays.standby) == ("kms", None)
+        stays = stopped(self.commanded, "softhsm")
+        assert stays.standby == STANDBY
+
+    def test_another_standby_does_not_end_it(self) -> None:
+        assert stood_by(self.commanded, [ACTIVE], STANDBY, T0 + 9) == self.commanded
+        bare = replace(KEYSET, backend="hsm")
+        paired = stood_by(bare, [ACTIVE], STANDBY, T0 + 9)
+        assert rotation.is_migrating(paired, [self.away])
+
+
+def test_a_compromised_key_in_a_dead_backend_is_replaced_from_another() -> None:
+    keys = [ACTIVE, SPARE, OTHER]
+
+    def chosen(sight: Sight, now: int = KNOWN, found: list[Key] = keys) -> str | None:
+        key = successor(PAIRED, found, ACTIVE, sight, now, gated=False)
+        return key.kid if key else None
+
+    dead = Sight({"softhsm": _down(T0), "kms": UP})
+    assert chosen(Sight({})) == "new"
+    assert chosen(dead) == "other"
+    assert chosen(dead, KNOWN - 1) == "new", "no verifier need know the other yet"
+    assert chosen(Sight({"softhsm": _down(T0), "kms": _down(T0)})) == "new"
+    assert chosen(Sight({"softhsm": UP, "kms": UP}, {"new": Trouble(T0, T0, "gone")})) == "other"
+    assert chosen(dead, KNOWN, [ACTIVE, _scheduled(KNOWN), OTHER]) == "other"
 
 
 class TestBack:
@@ -204,35 +347,55 @@ class StandbyInstallation(Installation):
         slack=st.sampled_from([0, 1, 60]),
         gated=st.booleans(),
         lifetime=st.sampled_from([1, 40, 200]),
+        device_window=st.sampled_from([0, 60]),
     )
-    def build(self, ahead: list[int], slack: int, gated: bool, lifetime: int) -> None:
-        super().build(ahead, slack, gated, lifetime)
+    def build(
+        self, ahead: list[int], slack: int, gated: bool, lifetime: int, device_window: int
+    ) -> None:
+        super().build(ahead, slack, gated, lifetime, device_window)
         self.store.keyset = replace(self.store.keyset, standby=Standby("kms", 1, 1))
-        self.failovers = self.migrations = 0
+        self.failovers = self.migrations = self.caught_up = 0
 
-    @rule(nth=st.integers(0, 2), which=st.integers(0, 1))
-    def fail_over(self, nth: int, which: int) -> None:
+    @rule(nth=st.integers(0, 2), which=st.integers(0, 1), key_only=st.booleans())
+    def fail_over(self, nth: int, which: int, key_only: bool = False) -> None:
+        """A backend is down, or with ``key_only`` well and refuses the key that signs."""
+
         def act(now: int) -> None:
             keyset, keys = self.store.keyset, self.store.all()
             health = {
-                name: Health(index == which, 0, "gone")
+                name: Health(index == which or key_only, 0, "gone")
                 for index, name in enumerate(keyset.backends)
             }
-            decision = decide(keyset, keys, health, SMALL, now, gated=self.gated)
+            signing = rotation.signing_key(keys, now)
+            assert signing is not None
+            refused = {signing.kid: Trouble(0, now, "disabled")} if key_only else {}
+            sight = Sight(health, refused)
+            decision = decide(keyset, keys, sight, SMALL, now, gated=self.gated)
             if isinstance(decision, FailOver):
-                spare = self.store.keys[decision.kid]
+                assert decision.kid != signing.kid
+                self.catch_up(now)
+                keys, spare = self.store.all(), self.store.keys[decision.kid]
                 self.store.write(*interventions.taken_over(keyset, keys, spare, SMALL, now))
                 self.failovers += 1
 
         self.operate(nth, act)
+
+    def catch_up(self, now: int) -> None:
+        """What a tick has not come to record."""
+        while pairs := handover.handed_over(self.store.keyset, self.store.all(), SMALL, now):
+            self.store.write(*sorted(pairs, key=lambda pair: pair[1].state is KeyState.ACTIVE))
+            self.rotations += 1
+            self.caught_up += 1
 
     @rule(nth=st.integers(0, 2))
     def fail_back(self, nth: int) -> None:
         def act(now: int) -> None:
             keyset, keys = self.store.keyset, self.store.all()
             health = {name: Health(True, 0) for name in keyset.backends}
-            decision = decide(keyset, keys, health, SMALL, now, gated=self.gated)
+            decision = decide(keyset, keys, Sight(health), SMALL, now, gated=self.gated)
             if isinstance(decision, FailBack):
+                self.catch_up(now)
+                keys = self.store.all()
                 spare = self.store.keys[decision.kid]
                 changes = interventions.brought_forward(keyset, keys, spare, SMALL, now)
                 self.store.write(*changes)
@@ -243,8 +406,7 @@ class StandbyInstallation(Installation):
     def migrate(self, nth: int, to: str) -> None:
         def act(now: int) -> None:
             old, keys = self.store.keyset, self.store.all()
-            standby = old.standby if old.standby and old.standby.backend != to else None
-            new = replace(old, backend=to, standby=standby)
+            new = old if old.backend == to else moved(old, to, now)
             goes_to = rotation.next_backend(new, keys)
             changes = [
                 (key, interventions.unscheduled(old, key, SMALL, now))
@@ -260,9 +422,9 @@ class StandbyInstallation(Installation):
     @rule(nth=st.integers(0, 2), name=st.sampled_from(["softhsm", "kms", "hsm"]))
     def stand_by(self, nth: int, name: str) -> None:
         def act(now: int) -> None:
-            keyset = self.store.keyset
-            if name != keyset.backend and not rotation.is_failed_over(keyset, self.store.all()):
-                self.store.keyset = replace(keyset, standby=Standby(name, 1, 1))
+            keyset, keys = self.store.keyset, self.store.all()
+            if name != keyset.backend and not rotation.is_failed_over(keyset, keys):
+                self.store.keyset = stood_by(keyset, keys, Standby(name, 1, 1), now)
 
         self.operate(nth, act)
 
@@ -278,7 +440,7 @@ TestStandbyInstallation.settings = settings(
 
 def _installation(ahead: list[int], lifetime: int = 200) -> StandbyInstallation:
     world = StandbyInstallation()
-    world.build(ahead=ahead, slack=0, gated=False, lifetime=lifetime)
+    world.build(ahead=ahead, slack=0, gated=False, lifetime=lifetime, device_window=0)
     world.wait_ticking(seconds=SHORT + 5, nth=1)
     return world
 
@@ -314,3 +476,25 @@ def test_a_spare_is_ready_when_it_has_been_published_for_the_propagation_delay()
     assert is_ready(PAIRED, OTHER, KNOWN, gated=False)
     assert not is_ready(PAIRED, OTHER, KNOWN - 1, gated=False)
     assert not is_ready(PAIRED, OTHER, KNOWN, gated=True)
+
+
+def test_a_failover_while_no_tick_came_for_a_hand_over_loses_no_token() -> None:
+    world = _installation([SMALL.skew, 0])
+    world.rotate(nth=1)
+    world.wait(seconds=SHORT + 2 * SMALL.notice)  # due for long, and nobody ticked
+    world.fail_over(nth=1, which=1)
+    assert (world.failovers, world.caught_up) == (1, 1)
+    world.wait_ticking(seconds=400, nth=1)
+
+
+def test_a_migration_while_failed_over_comes_to_its_end_and_loses_no_token() -> None:
+    world = _installation([SMALL.skew, 0])
+    world.fail_over(nth=0, which=1)
+    world.migrate(nth=0, to="hsm")
+    world.wait_ticking(seconds=2 * SHORT, nth=0)
+    active = rotation.active_key(world.store.all())
+    assert active is not None
+    assert active.backend == "hsm"
+    world.fail_over(nth=0, which=1)
+    assert rotation.is_failed_over(world.store.keyset, world.store.all())
+    world.wait_ticking(seconds=400, nth=1)

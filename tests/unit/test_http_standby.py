@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +24,7 @@ from kmsjwks.domain.errors import (
     KeyDisabled,
     KeyPendingDeletion,
     MessageTooLarge,
+    StoreUnavailable,
     WrongAccount,
 )
 from kmsjwks.http.app import create_app
@@ -314,3 +317,87 @@ def test_what_only_the_operator_may_know(site: Site, error: Any) -> None:
     refused(answer, 503, error.code)
     assert "4711" not in answer.text
     assert answer.headers["Retry-After"] == "30"
+
+
+def test_a_key_that_its_backend_refuses_is_told(site: Site) -> None:
+    kid = (site.sign().json or {})["kid"]
+    ref = next(key.ref for key in site.service.store.keys("demo") if key.kid == kid)
+    held = site.fake._keys.pop(ref)
+    assert site.sign().status_code == 503
+    ready = site.get("/readyz", None)
+    assert (ready["status"], ready["keysets_that_cannot_sign"]) == ("degraded", 1)
+    assert ready["backends_down"] == {}
+    shown = site.backends()["fake"]
+    assert (shown["available"], shown["cannot_sign"]) == (True, ["demo"])
+    (refused_key,) = shown["refused_keys"]
+    assert (refused_key["kid"], refused_key["since"]) == (kid, T0)
+    assert site.backends("reader")["fake"]["refused_keys"] == []
+    site.fake._keys[ref] = held
+    assert site.sign().status_code == 200
+    assert site.get("/readyz", None)["status"] == "ok"
+    assert site.backends()["fake"]["refused_keys"] == []
+
+
+def test_a_keyset_whose_key_is_refused_fails_over(site: Site) -> None:
+    site.later(DAY)
+    kid = (site.sign().json or {})["kid"]
+    ref = next(key.ref for key in site.service.store.keys("demo") if key.kid == kid)
+    site.fake._keys.pop(ref)
+    keeper = site.service.failover_keeper()
+    assert site.sign().status_code == 503
+    site.clock.seconds += 90
+    keeper.look()
+    assert site.signs_in() == "fake", "nobody has asked for it since"
+    assert site.sign().status_code == 503
+    keeper.look()
+    assert site.signs_in() == "other"
+    assert site.sign().status_code == 200
+
+
+def test_a_migration_commanded_while_failed_over(site: Site) -> None:
+    site.later(DAY)
+    site.do("failover")
+    site.fake.break_with(GONE)
+    site.do("migrate", {"to": "idle"})
+    shown = site.get("/v1/keysets/demo/migration")
+    assert (shown["stage"], shown["signs_in"], shown["done"]) == ("scheduled", "other", False)
+    site.later(DAY)
+    assert site.signs_in() == "idle"
+    assert site.get("/v1/keysets/demo/migration")["stage"] == "retiring"
+    assert site.get("/v1/keysets/demo")["standby"] == {
+        "backend": "other", "failover_after": 90, "failback_after": None,
+    }  # fmt: skip
+
+
+def test_an_act_is_answered_while_its_tick_hangs(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.later(DAY)
+    released, asked = threading.Event(), threading.Event()
+    create = site.other.create_key
+
+    def hang(*args: Any, **kwargs: Any) -> Any:
+        asked.set()
+        released.wait(20)
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(site.other, "create_key", hang)
+    began = time.monotonic()
+    site.do("failover")
+    assert asked.is_set()
+    assert time.monotonic() - began < 8
+    assert site.signs_in() == "other"
+    released.set()
+
+
+def test_an_act_that_is_recorded_is_answered_though_its_tick_fails(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.later(DAY)
+
+    def fail() -> None:
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(site.service.planner, "tick", fail)
+    site.do("failover")
+    assert site.signs_in() == "other"

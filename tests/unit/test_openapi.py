@@ -44,10 +44,10 @@ def routes(app: Flask) -> set[tuple[str, str]]:
     """Methods and paths, as a description names them; of a page's files nothing is described."""
     found = set()
     for rule in app.url_map.iter_rules():
-        if rule.endpoint == "openapi.asset":
+        if rule.endpoint in ("openapi.asset", "openapi.to_page"):
             continue
         methods = (rule.methods or set()) - {"HEAD"}
-        if rule.provide_automatic_options:
+        if methods != {"OPTIONS"}:  # Flask's own answer to OPTIONS goes with the other methods
             methods -= {"OPTIONS"}
         for path in expanded(rule.rule):
             found |= {(method.lower(), path) for method in methods}
@@ -127,6 +127,12 @@ def test_the_page_loads_nothing_from_elsewhere(app: Flask) -> None:
         assert found.status_code == 200, name
         assert found.headers["X-Content-Type-Options"] == "nosniff"
     assert client.get("/openapi/openapi.json").json == describe()
+
+
+def test_a_forgotten_slash_leads_nowhere_else(app: Flask) -> None:
+    found = app.test_client().get("/openapi", headers={"Host": "evil.example"})
+    assert (found.status_code, found.headers["Location"]) == (308, "openapi/")
+    assert "evil" not in found.text
 
 
 def test_nothing_but_its_own_files_is_served(app: Flask) -> None:

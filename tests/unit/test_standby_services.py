@@ -18,7 +18,7 @@ from kmsjwks.domain.errors import (
     TransitionRefused,
     UnsupportedAlgorithm,
 )
-from kmsjwks.domain.failover import Health
+from kmsjwks.domain.failover import Health, Sight
 from kmsjwks.domain.keys import Key, KeyState, Standby, is_published
 from kmsjwks.domain.ports import BackendKey
 from kmsjwks.services.acting import Actor
@@ -52,11 +52,19 @@ def spare_in(lab: Lab, backend: str) -> Key:
     return found[0]
 
 
-def health(lab: Lab, *, down: str | None = None, since: int = 0) -> dict[str, Health]:
-    return {
-        name: Health(name != down, since if name == down else 0, "gone")
-        for name in ("fake", "other")
-    }
+def health(lab: Lab, *, down: str | None = None, since: int = 0) -> Sight:
+    return Sight(
+        {
+            name: Health(name != down, since if name == down else 0, "gone")
+            for name in ("fake", "other")
+        }
+    )
+
+
+def look_after(lab: Lab, sight: Sight) -> str | None:
+    """What was done; None where nothing was."""
+    looked = lab.failover.look_after(["demo"], sight)
+    return looked.done[0] if looked.done else None
 
 
 class TestSpares:
@@ -91,9 +99,9 @@ class TestFailover:
         lab.backend.break_with(GONE)
         since = lab.now
         lab.clock.seconds += 59
-        assert lab.failover.look_after("demo", health(lab, down="fake", since=since)) is None
+        assert look_after(lab, health(lab, down="fake", since=since)) is None
         lab.clock.seconds += 1
-        said = lab.failover.look_after("demo", health(lab, down="fake", since=since))
+        said = look_after(lab, health(lab, down="fake", since=since))
         assert said is not None
         assert new.kid in said
         assert lab.active.kid == new.kid
@@ -104,7 +112,7 @@ class TestFailover:
         # A replica that hears of it last signs for its grace, by a clock that is the skew off.
         grace = lab.timing.grace + lab.timing.skew
         assert end >= lab.now + grace + lab.store.keysets()[0].rules.max_lifetime + 300
-        assert lab.failover.look_after("demo", health(lab, down="fake", since=since)) is None
+        assert look_after(lab, health(lab, down="fake", since=since)) is None
         assert lab.events()[-1] == "failed-over"
 
     def test_the_primarys_scheduled_rotation_does_not_take_over_again(self, lab: Lab) -> None:
@@ -118,7 +126,7 @@ class TestFailover:
         home = spare_in(lab, "fake")
         lab.tick()
         lab.tick(DAY)
-        assert lab.failover.look_after("demo", health(lab)) is not None
+        assert look_after(lab, health(lab)) is not None
         assert lab.key(home.kid).times.activate_at == lab.now + lab.timing.notice
         assert lab.active.backend == "other"
         lab.tick(lab.timing.notice)
@@ -161,7 +169,7 @@ class TestFailover:
         down = health(lab, down="fake", since=lab.now - 60)
         with lab.store.planner_lock() as ours:
             assert ours
-            assert lab.failover.look_after("demo", down) is not None
+            assert look_after(lab, down) is not None
         assert lab.active.backend == "other"
 
     @pytest.mark.parametrize("actor", [OPERATOR, TRYING])
@@ -261,7 +269,7 @@ class TestMigration:
         lab.other.break_with(GONE)
         since = lab.now
         lab.clock.seconds += 10
-        assert lab.failover.look_after("demo", health(lab, down="other", since=since)) is not None
+        assert look_after(lab, health(lab, down="other", since=since)) is not None
         assert lab.key(target.kid).times.activate_at is None
         assert str(GONE) in lab.tick(2 * DAY).failed["demo"]
         assert lab.active.backend == "fake"
@@ -451,3 +459,16 @@ class TestWatch:
         assert watch.health()["fake"].available
         backend.break_with(GONE)
         assert not watch.health()["fake"].available
+
+    def test_before_the_first_answer_it_says_so(self) -> None:
+        backend = FakeBackend()
+        watch = self.watch(backend)
+        first = watch.health()["fake"]
+        assert (first.available, first.reason) == (True, "It has not answered yet.")
+        self.clock.seconds += 100
+        watch.start()
+        deadline = time.monotonic() + 5
+        while watch.health()["fake"].reason and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert watch.health()["fake"] == Health(True, self.clock.seconds)
+        watch.close()

@@ -17,12 +17,14 @@ from kmsjwks.backends.awskms.sentences import (
     Translation,
     bad_signature,
     credentials_rejected,
+    credentials_unavailable,
     denied,
     disabled,
     error_of,
     invalid_arn,
     invalid_state,
     not_found,
+    not_offered,
     our_mistake,
     quota_reached,
     session_expired,
@@ -140,6 +142,8 @@ def translate_answer(error: ClientError, doing: str, region: str, ref: str) -> B
     translation = CODES.get(refusal.code)
     if translation is throttled or refusal.status == 429:
         return throttled(refusal)
+    if refusal.status == 501:  # not implemented (RFC 9110 section 15.6.2): it never will be
+        return not_offered(refusal)
     if refusal.status >= 500:  # whatever it calls itself
         return unavailable(refusal)
     if translation is None:
@@ -175,7 +179,8 @@ def _retry_after(headers: dict[str, str]) -> float:
 def _role_refused(refusal: Refusal) -> BackendError:
     passing = refusal.code == "IDPCommunicationError" or CODES.get(refusal.code) is throttled
     if passing or refusal.status >= 500:
-        return unavailable(refusal)
+        why = f"{refusal.operation}: {refusal.code}"
+        return credentials_unavailable(refusal.region, refusal.doing, why)
     kind = CredentialsExpired if "Expired" in refusal.code else CredentialsMissing
     return kind(
         f"AWS did not hand out credentials: {refusal.operation} was refused ({refusal.code}). "

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 
-from kmsjwks.backends.awskms.arns import KeyArn
 from kmsjwks.backends.awskms.creation import Creation
 from kmsjwks.backends.awskms.deletion import Deletion
 from kmsjwks.backends.awskms.evidence import evidence_of
 from kmsjwks.backends.awskms.examination import Examination
+from kmsjwks.backends.awskms.health import Health
 from kmsjwks.backends.awskms.inventory import Inventory, refuse_pending
 from kmsjwks.backends.awskms.keycalls import KeyCalls
 from kmsjwks.backends.awskms.naming import Label, alias_name
@@ -19,12 +19,7 @@ from kmsjwks.backends.awskms.regions import Regions
 from kmsjwks.backends.awskms.settings import KmsSettings
 from kmsjwks.backends.awskms.signing import jose_signature, signing_input
 from kmsjwks.domain.algorithms import ALGORITHMS, Algorithm
-from kmsjwks.domain.errors import (
-    BackendDenied,
-    BackendThrottled,
-    KeyNotFound,
-    UnsupportedAlgorithm,
-)
+from kmsjwks.domain.errors import BackendError, UnsupportedAlgorithm
 from kmsjwks.domain.ports import BackendKey, BackendStatus, Evidence, Finding
 
 _AT_ONCE = 16  # at 10 ms a round trip, more than this process's CPU has time for
@@ -51,8 +46,7 @@ class KmsBackend:
         self._inventory = Inventory(self._calls, patience)
         self._creation = Creation(self._calls, self._inventory, patience)
         self._deletion = Deletion(self._calls, self._inventory)
-        self._health_alias = alias_name(settings.installation, "health")
-        self._seen: KeyArn | None = None
+        self._health = Health(self._calls, alias_name(settings.installation, "health"))
 
     @property
     def concurrency(self) -> int:
@@ -80,7 +74,7 @@ class KmsBackend:
             )
         label = Label(self._settings.installation, keyset, alg.id, request_id)
         key = self._creation.ensure(alg, label)
-        self._seen = self._calls.locate(key.ref)
+        self._health.used(self._calls.locate(key.ref))
         return key
 
     def get_key(self, ref: str) -> BackendKey:
@@ -89,7 +83,9 @@ class KmsBackend:
             KeyNotFound, KeyPendingDeletion: also for a key that has not our tags.
             KeyDisabled: it serves nothing until somebody enables it.
         """
-        return self._inventory.read(ref)
+        key = self._inventory.read(ref)
+        self._health.used(self._calls.locate(ref))
+        return key
 
     def list_keys(self) -> Iterator[BackendKey]:
         """By the tags of the keys in the home Region; none that is pending deletion."""
@@ -100,14 +96,15 @@ class KmsBackend:
         arn = self._calls.locate(key.ref)
         params = signing_input(key, message)
         asked, answer = self._calls.ask("Sign", arn, params, doing="signing", limited=True)
-        self._seen = arn
+        self._health.used(arn)
         return jose_signature(answer, asked, key.alg)
 
     def evidence(self, ref: str) -> Evidence:
         arn = self._calls.locate(ref)
         metadata = self._calls.describe(arn)
         refuse_pending(metadata)
-        return evidence_of(ref, metadata, self._inventory.label(arn), self._settings.endpoint)
+        endpoint = self._regions.endpoint(metadata.arn.region)
+        return evidence_of(ref, metadata, self._inventory.label(arn), endpoint)
 
     def destroy_key(self, ref: str) -> datetime:
         """Disabled at once, deleted by AWS KMS after the configured window.
@@ -127,37 +124,19 @@ class KmsBackend:
         """
         self._deletion.cancel(ref)
 
+    def remember(self, ref: str) -> None:
+        """As `ports.Remembering`: ``check`` asks about these keys in a process that signs not."""
+        with suppress(BackendError):  # signing says what is wrong with it
+            self._health.remember(self._calls.locate(ref))
+
     def check(self) -> None:
-        """DescribeKey of a key that was used, else of an alias that need not exist: refusing us
-        that, AWS KMS still answered and knew our credentials. One Region is enough; others that
-        failed are probed beside it."""
-        self._regions.probe("DescribeKey", {"KeyId": self._health_alias})
-        try:
-            self._describe_something()
-        except BackendThrottled:
-            return
-        except BackendDenied as error:
-            if type(error) is not BackendDenied:  # about our credentials
-                raise
+        """DescribeKey of a key that was used or remembered, else of an alias; see `Health`."""
+        self._health.check()
 
-    def _describe_something(self) -> None:
-        seen = self._seen
-        if seen is not None:
-            try:
-                self._calls.describe(seen)
-            except KeyNotFound:
-                self._seen = None
-            else:
-                return
-        with suppress(KeyNotFound):
-            self._regions.call_preferred(
-                "DescribeKey", lambda _: {"KeyId": self._health_alias}, doing="answering"
-            )
-
-    def examine(self) -> Iterator[Finding]:
-        """For `doctor`: credentials, permissions, quotas. Makes a key and schedules its deletion;
-        raises nothing."""
-        return Examination(self._settings, self._regions).run()
+    def examine(self, used: Sequence[BackendKey] = ()) -> Iterator[Finding]:
+        """For `doctor`: credentials, permissions, quotas. Makes a key and schedules its deletion,
+        and makes dry runs with the keys that are ``used``; raises nothing."""
+        return Examination(self._settings, self._regions, used=used).run()
 
     def status(self) -> BackendStatus:
         return self._regions.status()

@@ -9,11 +9,23 @@ from collections.abc import Callable
 from kmsjwks.domain.errors import BackendUnavailable
 
 _LONGEST = 60.0  # seconds between two probes
+_QUIET_PAUSES = 2  # without anybody who asks, until probation
 _PROBE_PAUSE = 1.0  # seconds that a caller waits while another one probes
 
 
 class Breaker:
     """Closed: all calls pass. Open: none does. Half-open: one does, the probe.
+
+    A Region has two: one of Sign, one of all other operations. An answer to DescribeKey says
+    nothing about Sign, so it neither clears failures of Sign nor closes the breaker that these
+    opened; with failures far apart it opens all the same, and it stays open, and known to be
+    down, for as long as somebody asks for signatures and none succeeds.
+
+    After a failover nobody asks any more, and nobody would ever probe. So an answer to something
+    else (``elsewhere_answered``) puts the breaker on probation once nobody has asked for
+    two pauses, or when the Region as a whole comes back: it is no longer known to be down,
+    all calls pass, and the next of them is the probe. One that fails opens it at once, with twice
+    the pause, up to 60 seconds; only one that succeeds brings the first pause back.
 
     Thread-safe. Whoever was admitted reports exactly once, with the permit: ``succeeded``,
     ``failed`` or ``abandoned``.
@@ -36,6 +48,8 @@ class Breaker:
         self._pause = open_seconds
         self._probe_at: float | None = None  # None: closed
         self._probes, self._probe = 0, 0  # how many there were; which is on its way, or 0
+        self._asked_at = 0.0  # when somebody last wanted to pass, while it was open
+        self._on_probation = False
         self._since: float | None = None
         self._reason = ""
 
@@ -48,8 +62,7 @@ class Breaker:
     def is_due(self) -> bool:
         """Whether the next call would be the probe."""
         with self._lock:
-            due = self._probe_at is not None and self._monotonic() >= self._probe_at
-            return due and not self._probe
+            return self._is_due()
 
     @property
     def since(self) -> float | None:
@@ -72,7 +85,8 @@ class Breaker:
         with self._lock:
             if self._probe_at is None:
                 return 0
-            left = self._probe_at - self._monotonic()
+            self._asked_at = self._monotonic()
+            left = self._probe_at - self._asked_at
             if left <= 0 and not self._probe:
                 self._probes += 1
                 self._probe = self._probes
@@ -85,27 +99,45 @@ class Breaker:
 
     def succeeded(self) -> bool:
         """The Region answered, be it a probe or not. Returns whether that closed the breaker."""
-        if self._failures == 0 and self._probe_at is None:
+        if self._failures == 0 and self._probe_at is None and not self._on_probation:
             return False
         with self._lock:
             closed = self._probe_at is not None
-            self._failures, self._probe_at, self._pause = 0, None, self._open_seconds
-            self._probe, self._since, self._reason = 0, None, ""
+            self._failures, self._pause, self._on_probation = 0, self._open_seconds, False
+            self._close()
         return closed
 
-    def failed(self, permit: int, reason: str) -> bool:
-        """A retryable failure. Returns whether that opened a closed breaker."""
+    def elsewhere_answered(self, *, region_is_back: bool) -> bool:
+        """The Region answered, but nothing that this breaker is of; ``region_is_back``: after it
+        had answered nothing. Returns whether that closed the breaker, on probation."""
+        if self._probe_at is None:
+            return False
+        with self._lock:
+            quiet_at = self._asked_at + _QUIET_PAUSES * self._pause
+            quiet = self._is_due() and self._monotonic() >= quiet_at
+            if self._probe_at is None or not (quiet or region_is_back):
+                return False
+            self._on_probation = True
+            self._close()
+            return True
+
+    def failed(self, permit: int, reason: str, *, certain: bool = False) -> bool:
+        """A retryable failure; ``certain``: something else shows the outage too, so that one is
+        enough. Returns whether that opened a closed breaker."""
         with self._lock:
             if self._probe_at is not None:
                 if permit and permit == self._probe:  # what began before it opened is no news
                     self._probe, self._reason = 0, reason
-                    self._pause = min(self._pause * 2, max(_LONGEST, self._open_seconds))
-                    self._probe_at = self._monotonic() + self._pause
+                    self._open_for_longer()
                 return False
             self._failures += 1
-            if self._failures < self._threshold:
+            if self._on_probation:
+                self._open_for_longer()
+            elif certain or self._failures >= self._threshold:
+                self._probe_at = self._monotonic() + self._pause
+            else:
                 return False
-            self._probe_at = self._monotonic() + self._pause
+            self._on_probation, self._asked_at = False, self._monotonic()
             self._since, self._reason = self._now(), reason
             return True
 
@@ -115,3 +147,14 @@ class Breaker:
             with self._lock:
                 if permit == self._probe:
                     self._probe = 0
+
+    def _is_due(self) -> bool:
+        due = self._probe_at is not None and self._monotonic() >= self._probe_at
+        return due and not self._probe
+
+    def _close(self) -> None:
+        self._probe_at, self._probe, self._since, self._reason = None, 0, None, ""
+
+    def _open_for_longer(self) -> None:
+        self._pause = min(self._pause * 2, max(_LONGEST, self._open_seconds))
+        self._probe_at = self._monotonic() + self._pause

@@ -14,10 +14,13 @@ import botocore.session
 from botocore.config import Config
 
 from kmsjwks import __version__
+from kmsjwks.backends.awskms.sentences import CredentialsUnavailable
 from kmsjwks.backends.awskms.settings import KmsSettings
-from kmsjwks.domain.errors import BackendUnavailable
 
 _ATTEMPTS = 2
+# CreateKey and ReplicateKey make something with every call, and may take their time.
+_MAKING_TIMEOUT = 30.0  # seconds
+_MAKING = "kms-making"
 _RENEW_AFTER = 5.0  # seconds between two searches for credentials
 
 Connect = Callable[[str, str], Any]  # service and Region to client
@@ -58,10 +61,19 @@ class Clients:
     def kms(self, region: str) -> Any:
         """
         Raises:
-            BackendUnavailable: another thread is still looking for credentials.
+            CredentialsUnavailable: another thread is still looking for credentials.
             botocore's exceptions, such as ProfileNotFound.
         """
         return self._client("kms", region)
+
+    def making(self, region: str) -> Any:
+        """As ``kms``, for what makes keys: one attempt, and 30 seconds for it."""
+        return self._client(_MAKING, region)
+
+    def kms_endpoint(self, region: str) -> str:
+        """The URL that is really asked: an environment variable or a profile may name it. Raises
+        what ``kms`` does."""
+        return str(self.kms(region).meta.endpoint_url)
 
     def sts(self) -> Any:
         """In the home Region. Raises what ``kms`` does."""
@@ -89,7 +101,10 @@ class Clients:
         if not self._making.acquire(timeout=0 if old else self._patience):
             if old is not None:
                 return old
-            raise BackendUnavailable("AWS credentials are still being looked for.")
+            raise CredentialsUnavailable(
+                "AWS credentials are still being looked for. It is tried again; check that this "
+                "machine reaches whatever hands them out if it lasts."
+            )
         try:
             return self._make(service, region)
         finally:
@@ -151,15 +166,23 @@ def connect_aws(settings: KmsSettings) -> Connect:
         aws_secret_access_key=keys.secret_access_key if keys else None,
         aws_session_token=keys.session_token if keys else None,
     )
-    endpoints = {"kms": settings.endpoint, "sts": settings.sts_endpoint}
+    once = Config(
+        read_timeout=max(_MAKING_TIMEOUT, settings.read_timeout), retries={"total_max_attempts": 1}
+    )
+    endpoints = {
+        "kms": settings.endpoint,
+        _MAKING: settings.endpoint,
+        "sts": settings.sts_endpoint,
+    }
 
     def connect(service: str, region: str) -> Any:
         endpoint = endpoints[service]
+        making = service == _MAKING
         return session.client(
-            service,
+            "kms" if making else service,
             region_name=region,
             endpoint_url=endpoint.replace("{region}", region) if endpoint else None,
-            config=config,
+            config=config.merge(once) if making else config,
         )
 
     return connect

@@ -9,14 +9,20 @@ from threading import Lock
 from typing import Any
 
 from kmsjwks.backends.awskms.arns import KeyArn
-from kmsjwks.backends.awskms.failures import AlreadyExists, KeyNotReady
+from kmsjwks.backends.awskms.failures import AlreadyExists, KeyNotReady, may_be_done
 from kmsjwks.backends.awskms.inventory import Inventory, refuse_pending
 from kmsjwks.backends.awskms.keycalls import KeyCalls
 from kmsjwks.backends.awskms.metadata import KeyMetadata, key_metadata
 from kmsjwks.backends.awskms.naming import Label
 from kmsjwks.backends.awskms.patience import Patience
 from kmsjwks.domain.algorithms import Algorithm
-from kmsjwks.domain.errors import KeyNotFound, UnsupportedAlgorithm
+from kmsjwks.domain.errors import (
+    BackendError,
+    BackendUnavailable,
+    KeyNotFound,
+    UnsupportedAlgorithm,
+    WrongAccount,
+)
 from kmsjwks.domain.jwk import key_id
 from kmsjwks.domain.ports import BackendKey
 
@@ -24,6 +30,7 @@ _log = logging.getLogger(__name__)
 # A new key is there at once as a rule; a replica takes some seconds (state Creating).
 _KEY_SECONDS = 20.0
 _REPLICA_SECONDS = 60.0
+_DOUBT_SECONDS = 30.0  # AWS KMS shows a new key after seconds as a rule
 
 
 class Creation:
@@ -33,6 +40,8 @@ class Creation:
     def __init__(self, calls: KeyCalls, inventory: Inventory, patience: Patience) -> None:
         self._calls, self._inventory, self._patience = calls, inventory, patience
         self._one_at_a_time = Lock()
+        self._doubtful: dict[str, float] = {}  # until when (clock), by request id
+        self._account_is_right = False
 
     def ensure(self, alg: Algorithm, label: Label) -> BackendKey:
         """The key of ``label``'s request, with its replicas and aliases.
@@ -64,15 +73,60 @@ class Creation:
             "Description": label.description(),
             "Tags": label.tags(),
         }
-        answer = self._control("CreateKey", params, f"creating a {alg.kms_key_spec} key")
+        self._refuse_wrong_account()
+        self._refuse_doubtful(label)
+        try:
+            answer = self._control("CreateKey", params, f"creating a {alg.kms_key_spec} key")
+        except BackendError as error:
+            return self._perhaps_made(label, error)
         arn = key_metadata(answer).arn
         self._inventory.learn(arn, label)
         _log.info("AWS KMS made the key %s for %s.", arn, label.keyset or "no keyset")
-        if answer.get("ResponseMetadata", {}).get("RetryAttempts"):
-            # boto3 asked again after an attempt without an answer, which may have made one too.
-            found = self._inventory.find(label.request_id)
-            return found[0].primary if found is not None else arn
         return arn
+
+    def _perhaps_made(self, label: Label, error: BackendError) -> KeyArn:
+        """The key, where only the answer was lost; never asked for twice in a row."""
+        if not may_be_done(error):
+            raise error
+        self._doubtful[label.request_id] = self._patience.clock() + _DOUBT_SECONDS
+        found = self._inventory.find(label.request_id)
+        if found is None:
+            raise error
+        return found[0].primary
+
+    def _refuse_doubtful(self, label: Label) -> None:
+        """
+        Raises:
+            BackendUnavailable: a moment ago AWS KMS did not say whether it made this key. It shows
+                a new key late, so that one more would be made in its place.
+        """
+        left = self._doubtful.get(label.request_id, 0.0) - self._patience.clock()
+        if left > 0:
+            raise BackendUnavailable(
+                "AWS KMS did not say whether it made the key, and does not show it yet. Try again "
+                f"in {left:.0f} seconds.",
+                retry_after=left,
+            )
+        self._doubtful.pop(label.request_id, None)
+
+    def _refuse_wrong_account(self) -> None:
+        """Once a process, before a key is made where it does not belong.
+
+        Raises:
+            WrongAccount: the credentials are of another account than the configured one.
+            BackendError: neither the list of keys nor AWS STS says which they are of.
+        """
+        wanted = self._calls.settings.account
+        if wanted is None or self._account_is_right:
+            return
+        account = self._inventory.account() or str(self._calls.regions.caller().get("Account"))
+        if account != wanted:
+            raise WrongAccount(
+                f"The credentials belong to the account {account}, and the backend "
+                f"{self._calls.settings.name} is configured for {wanted}. No key was made. Use "
+                "credentials of that account, or change account."
+            )
+        self._account_is_right = True
 
     def _control(
         self, operation: str, params: Mapping[str, Any], doing: str, region: str | None = None
@@ -134,7 +188,8 @@ class Creation:
                     "Tags": label.tags(),
                 }
                 doing = f"replicating a key to {replica.region}"
-                self._control("ReplicateKey", params, doing, home.region)
+                with suppress(AlreadyExists):
+                    self._control("ReplicateKey", params, doing, home.region)
         for replica in wanted:
             self._wait_enabled(replica, _REPLICA_SECONDS)
         return wanted

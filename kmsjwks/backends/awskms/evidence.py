@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
@@ -23,13 +24,34 @@ _NO_EXPORT = (
     "AWS KMS has no operation that returns the private key of a KMS key, so there was nothing to "
     "try"
 )
-_AWS_HOSTS = ("amazonaws.com", "amazonaws.com.cn", "api.aws", "api.amazonwebservices.com.cn")
+# The domains of all partitions, IPv4 and dual-stack (botocore's partitions.json).
+_AWS_DOMAINS = (
+    "amazonaws.com",
+    "api.aws",
+    "amazonaws.com.cn",
+    "api.amazonwebservices.com.cn",
+    "amazonaws.eu",
+    "api.amazonwebservices.eu",
+    "c2s.ic.gov",
+    "api.aws.ic.gov",
+    "sc2s.sgov.gov",
+    "api.aws.scloud",
+    "cloud.adc-e.uk",
+    "api.cloud-aws.adc-e.uk",
+    "csp.hci.ic.gov",
+    "api.aws.hci.ic.gov",
+)
+# Not every name in these domains is AWS's own service: machines and load balancers of customers
+# have one too. A VPC endpoint's name begins with its id.
+_AWS_KMS = re.compile(
+    r"(?:kms|kms-fips|vpce-[a-z0-9-]+\.kms(?:-fips)?)\.[a-z0-9-]+\.(?:vpce\.)?(?:"
+    + "|".join(re.escape(domain) for domain in _AWS_DOMAINS)
+    + ")"
+)
 
 
-def evidence_of(
-    ref: str, metadata: KeyMetadata, label: Label | None, endpoint: str | None
-) -> Evidence:
-    """``endpoint`` is the configured URL, None for AWS's own."""
+def evidence_of(ref: str, metadata: KeyMetadata, label: Label | None, endpoint: str) -> Evidence:
+    """``endpoint`` is the URL that is really asked."""
     findings = tuple(_findings(metadata, label))
     origin = _text(metadata.said, "Origin")
     return Evidence(
@@ -41,17 +63,16 @@ def evidence_of(
     )
 
 
-def _custody(metadata: KeyMetadata, origin: str | None, endpoint: str | None) -> dict[str, str]:
+def _custody(metadata: KeyMetadata, origin: str | None, endpoint: str) -> dict[str, str]:
     said = metadata.said
     device = _CUSTODY.get(origin or "", f"not known: Origin is {origin}")
     if origin == "AWS_KMS" and metadata.arn.partition == "aws-cn":
         device = _CHINA
-    custody = {"device": device}
-    if endpoint is not None:
-        custody["endpoint"] = endpoint
-        if not _is_of_aws(endpoint):
-            custody["device"] = f"whatever {endpoint} keeps keys in: it is no endpoint of AWS"
-    custody |= {
+    if not _is_of_aws(endpoint):
+        device = f"whatever {endpoint} keeps keys in: it is no endpoint of AWS"
+    custody = {
+        "device": device,
+        "endpoint": endpoint,
         "account": metadata.arn.account,
         "region": metadata.arn.region,
         "export": _NO_EXPORT,
@@ -65,8 +86,9 @@ def _custody(metadata: KeyMetadata, origin: str | None, endpoint: str | None) ->
 
 
 def _is_of_aws(endpoint: str) -> bool:
-    host = urlsplit(endpoint.replace("{region}", "region")).hostname or ""
-    return any(host.endswith(f".{domain}") for domain in _AWS_HOSTS)
+    parts = urlsplit(endpoint)
+    # Anybody may answer without TLS.
+    return parts.scheme == "https" and _AWS_KMS.fullmatch(parts.hostname or "") is not None
 
 
 def _attributes(metadata: KeyMetadata) -> dict[str, bool | str | None]:

@@ -6,7 +6,14 @@ from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
 from kmsjwks.backends.awskms.answers import translate_answer
-from kmsjwks.backends.awskms.sentences import AlreadyExists, DryRunPassed, KeyNotReady
+from kmsjwks.backends.awskms.sentences import (
+    AlreadyExists,
+    CredentialsUnavailable,
+    DryRunPassed,
+    KeyNotReady,
+    OwnLimitReached,
+    credentials_unavailable,
+)
 from kmsjwks.domain.errors import (
     BackendError,
     BackendProtocolError,
@@ -17,10 +24,13 @@ from kmsjwks.domain.errors import (
 
 __all__ = [
     "AlreadyExists",
+    "CredentialsUnavailable",
     "DryRunPassed",
     "KeyNotReady",
+    "OwnLimitReached",
     "is_outage",
     "is_region_trouble",
+    "may_be_done",
     "translate",
 ]
 
@@ -39,12 +49,20 @@ _MISSING = (
     boto.RefreshWithMFAUnsupportedError,
     boto.SSOError,
 )
+# Raised before anything was sent.
+_NOT_SENT = (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError)
 _NO_ANSWER = (boto.ConnectionError, boto.HTTPClientError, ResponseParserError, OSError)
 
 
-def translate(error: Exception, doing: str, *, region: str, ref: str = "") -> BackendError:
+def translate(
+    error: Exception, doing: str, *, region: str, ref: str = "", kms_url: str | None = None
+) -> BackendError:
     """The typed error for what botocore raised while ``doing`` something (present participle) in
-    ``region``, with the key ``ref`` where it is about one."""
+    ``region``, with the key ``ref`` where it is about one.
+
+    ``kms_url`` is where AWS KMS is asked: whatever else does not answer was to hand out
+    credentials (AWS STS, AWS IAM Identity Center), which botocore asks within the same call.
+    """
     if isinstance(error, BackendError):
         return error
     if isinstance(error, boto.ClientError):
@@ -53,6 +71,13 @@ def translate(error: Exception, doing: str, *, region: str, ref: str = "") -> Ba
     # NoAuthToken, SSO, Login: by name where an older botocore does not have the class.
     if isinstance(error, _MISSING) or name.startswith("Login"):
         return _no_credentials(name)
+    if _is_elsewhere(error, kms_url):
+        return credentials_unavailable(region, doing, name)
+    return _without_answer(error, doing, region)
+
+
+def _without_answer(error: Exception, doing: str, region: str) -> BackendError:
+    name = type(error).__name__
     if isinstance(error, boto.SSLError):
         return BackendUnavailable(
             f"The TLS certificate of AWS KMS in {region} was not accepted while {doing}. Check "
@@ -70,14 +95,28 @@ def translate(error: Exception, doing: str, *, region: str, ref: str = "") -> Ba
 
 def is_region_trouble(error: BackendError) -> bool:
     """The next Region may well do what this one did not."""
-    return isinstance(error, BackendUnavailable)
+    return isinstance(error, BackendUnavailable) and not isinstance(
+        error, CredentialsUnavailable | OwnLimitReached
+    )
 
 
 def is_outage(error: BackendError) -> bool:
-    """It counts towards the Region's breaker: neither a quota nor one key's state."""
+    """It counts towards the Region's breaker: neither a quota, nor one key's state, nor the lack
+    of credentials."""
     return isinstance(error, BackendUnavailable) and not isinstance(
-        error, BackendThrottled | KeyNotReady
+        error, BackendThrottled | KeyNotReady | CredentialsUnavailable
     )
+
+
+def may_be_done(error: BackendError) -> bool:
+    """AWS KMS may have done what it was asked, and the answer was lost."""
+    cause = error.__cause__
+    return is_outage(error) and cause is not None and not isinstance(cause, _NOT_SENT)
+
+
+def _is_elsewhere(error: Exception, kms_url: str | None) -> bool:
+    url = getattr(error, "kwargs", {}).get("endpoint_url")
+    return isinstance(url, str) and kms_url is not None and not url.startswith(kms_url)
 
 
 def _no_credentials(name: str) -> CredentialsMissing:

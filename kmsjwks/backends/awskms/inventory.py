@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
-from kmsjwks.backends.awskms.arns import KeyArn, parse_key_arn
+from kmsjwks.backends.awskms.arns import KeyArn
 from kmsjwks.backends.awskms.keycalls import KeyCalls
+from kmsjwks.backends.awskms.listing import Listing
 from kmsjwks.backends.awskms.metadata import KeyMetadata
 from kmsjwks.backends.awskms.naming import Label, label_of
 from kmsjwks.backends.awskms.patience import Patience
@@ -25,7 +27,9 @@ from kmsjwks.domain.jwk import load_public_key
 from kmsjwks.domain.ports import BackendKey
 
 _log = logging.getLogger(__name__)
-_PAGE = 1000  # ListKeys, Limit
+_SIDE_BY_SIDE = 8  # calls of ListResourceTags
+_BATCH = 200  # keys between two looks at the clock
+_SCAN_SECONDS = 75.0  # for looking at keys of others
 _NEWBORN = 120.0  # seconds, much longer than AWS KMS takes to tell all its servers
 _ASK_AGAIN = 300.0  # seconds; what is denied now may be ours once a policy is mended
 
@@ -38,6 +42,7 @@ class Inventory:
     def __init__(self, calls: KeyCalls, patience: Patience) -> None:
         self._calls, self._patience = calls, patience
         self._installation = calls.settings.installation
+        self._listing = Listing(calls)
         self._lock = Lock()
         self._labels: dict[KeyArn, Label | None] = {}
         self._made_at: dict[KeyArn, float] = {}
@@ -45,25 +50,50 @@ class Inventory:
         self._public: dict[KeyArn, BackendKey] = {}
 
     def ours(self) -> Iterator[tuple[KeyArn, Label]]:
-        """Of the home Region, in any state.
+        """Of the home Region, in any state: every key of the account is looked at, once a process.
 
         Raises:
             BackendError
         """
-        listed = set(self._listed())
-        with self._lock:  # ListKeys does not show at once what was made a moment ago
-            listed |= {arn for arn, label in self._labels.items() if label is not None}
-        for arn in sorted(listed, key=str):
-            label = self._cached_label(arn)
-            if label is not None:
-                yield arn, label
+        yield from self._labelled({*self._listing.keys(), *self._learned()})
 
-    def _listed(self) -> Iterator[KeyArn]:
-        entries = self._calls.regions.pages(
-            "ListKeys", {"Limit": _PAGE}, "Keys", doing="listing keys"
-        )
-        for entry in entries:
-            yield parse_key_arn(entry["KeyArn"])
+    def account(self) -> str | None:
+        """Whose the keys are that AWS KMS listed last; None before, or where it listed none."""
+        return self._listing.account
+
+    def _learned(self) -> set[KeyArn]:
+        """ListKeys does not show at once what was made a moment ago."""
+        with self._lock:
+            return {arn for arn, label in self._labels.items() if label is not None}
+
+    def _labelled(self, arns: Iterable[KeyArn]) -> Iterator[tuple[KeyArn, Label]]:
+        """Those of ours among them, by ARN; unknown ones are asked for side by side.
+
+        Raises:
+            BackendUnavailable: it takes too long; what was learned is remembered.
+            BackendError
+        """
+        deadline, wanted = self._patience.clock() + _SCAN_SECONDS, sorted(arns, key=str)
+        with ThreadPoolExecutor(_SIDE_BY_SIDE, "kmsjwks-inventory") as pool:
+            for start in range(0, len(wanted), _BATCH):
+                some = wanted[start : start + _BATCH]
+                unknown = [arn for arn in some if not self._is_known(arn)]
+                if unknown and self._patience.clock() > deadline:
+                    raise BackendUnavailable(
+                        f"Looking for our keys among the {len(wanted)} of the account takes too "
+                        "long. Try again: this process remembers what it saw. Allow "
+                        "kms:ListAliases, so that keys with an alias need not be looked at."
+                    )
+                for _ in pool.map(self._cached_label, unknown):
+                    pass
+                for arn in some:
+                    label = self._cached_label(arn)
+                    if label is not None:
+                        yield arn, label
+
+    def _is_known(self, arn: KeyArn) -> bool:
+        with self._lock:
+            return arn in self._labels or self._denied.get(arn, 0.0) > self._patience.clock()
 
     def _cached_label(self, arn: KeyArn) -> Label | None:
         with self._lock:
@@ -117,11 +147,33 @@ class Inventory:
     def find(self, request_id: str) -> tuple[KeyMetadata, Label] | None:
         """The oldest key that was made for this request and is not pending deletion.
 
+        Looked for among the keys that this process made, then those with an alias of ours, then
+        those with no alias at all: a creation that broke off before its last step left such a
+        one. Which request broke off is not known here, so each new one looks that far, once a
+        process for each key; what somebody else gave an alias is passed over.
+
+        A younger key of the same request is left as it is: that the database never recorded it
+        cannot be known here. It is warned of where it is seen, and `doctor` names it among the
+        orphans.
+
         Raises:
             BackendError
         """
+        made = self._made_for(request_id, self._learned())
+        if made is not None:
+            return made
+        ours, others = self._listing.aliased()
+        listed = list(self._listing.keys())
+        made = self._made_for(request_id, [arn for arn in listed if arn.key_id in ours])
+        if made is not None:
+            return made
+        return self._made_for(request_id, [arn for arn in listed if arn.key_id not in others])
+
+    def _made_for(
+        self, request_id: str, arns: Iterable[KeyArn]
+    ) -> tuple[KeyMetadata, Label] | None:
         found: dict[str, tuple[KeyMetadata, Label]] = {}
-        for arn, label in self.ours():
+        for arn, label in self._labelled(arns):
             if label.request_id != request_id:
                 continue
             try:

@@ -11,12 +11,15 @@ from kmsjwks.backends.awskms.regions import Regions
 from kmsjwks.backends.awskms.settings import KmsSettings
 from kmsjwks.domain.errors import (
     BackendProtocolError,
+    BackendThrottled,
     BackendUnavailable,
     KeyNotFound,
     KeyPendingDeletion,
     WrongAccount,
     WrongRegion,
 )
+
+_MOST_TAG_PAGES = 50  # a key has 50 tags at most ("Resource quotas")
 
 
 class KeyCalls:
@@ -73,26 +76,21 @@ class KeyCalls:
                 limited=limited,
             )
             return arn, answer
-        asked = arn
-
-        def params_for(region: str) -> Mapping[str, Any]:
-            nonlocal asked
-            asked = arn.in_region(region)
-            return {"KeyId": str(asked), **more}
-
         try:
             region, answer = self.regions.call_preferred(
-                operation, params_for, doing=doing, limited=limited
+                operation,
+                lambda region: {"KeyId": str(arn.in_region(region)), **more},
+                doing=doing,
+                limited=limited,
             )
-        except KeyPendingDeletion:
-            raise
-        except KeyNotFound as error:
-            if asked.region == arn.region:
+        except BackendUnavailable as error:
+            refusal = error.__cause__
+            if isinstance(error, BackendThrottled) or not _has_no_replica(refusal):
                 raise
             raise BackendUnavailable(
-                f"{arn.region} does not answer, and the key {arn} has no replica in "
-                f"{asked.region}. Replicate it (ReplicateKey) when {arn.region} is back."
-            ) from error
+                f"{error} The key {arn} has no replica in another Region: replicate it "
+                f"(ReplicateKey) when {arn.region} is back."
+            ) from refusal
         return arn.in_region(region), answer
 
     def describe(self, arn: KeyArn) -> KeyMetadata:
@@ -109,12 +107,16 @@ class KeyCalls:
     def tags(self, arn: KeyArn) -> dict[str, str]:
         tags: dict[str, str] = {}
         params: dict[str, Any] = {}
-        while True:
+        for _ in range(_MOST_TAG_PAGES):
             _, answer = self.ask("ListResourceTags", arn, params, doing="reading a key's tags")
             tags |= {tag["TagKey"]: tag["TagValue"] for tag in answer.get("Tags", ())}
             if not answer.get("Truncated"):
                 return tags
-            params = {"Marker": answer["NextMarker"]}
+            marker = answer.get("NextMarker")
+            if not marker or marker == params.get("Marker"):
+                break
+            params = {"Marker": marker}
+        raise BackendProtocolError(f"AWS KMS gave a list of tags that does not end, of {arn}.")
 
     def spki(self, arn: KeyArn) -> bytes:
         _, answer = self.ask("GetPublicKey", arn, doing="reading a public key")
@@ -122,3 +124,7 @@ class KeyCalls:
         if not isinstance(spki, bytes):
             raise BackendProtocolError("AWS KMS answered GetPublicKey without a public key.")
         return spki
+
+
+def _has_no_replica(refusal: BaseException | None) -> bool:
+    return isinstance(refusal, KeyNotFound) and not isinstance(refusal, KeyPendingDeletion)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from kmsjwks.domain.errors import BackendThrottled
+from kmsjwks.backends.awskms.sentences import OwnLimitReached
 
 _ROUNDING = 1e-6  # of a token: who comes back when told to must not fail by a float's last digit
 _LEAST_PAUSE = 0.05  # seconds; what a caller is told to wait at least
@@ -32,7 +32,7 @@ class Limiter:
     def acquire(self) -> None:
         """
         Raises:
-            BackendThrottled: none left; ``retry_after`` is when there is one again.
+            OwnLimitReached: none left; ``retry_after`` is when there is one again.
         """
         with self._lock:
             now = self._monotonic()
@@ -43,7 +43,7 @@ class Limiter:
                 self._tokens -= 1.0
                 return
             missing = (1.0 - self._tokens) / self._rate
-        raise BackendThrottled(
+        raise OwnLimitReached(
             "This worker signs as often as requests_per_second of the AWS KMS backend allows. "
             "Ask again shortly; if AWS raised the account's quota, raise the setting too.",
             retry_after=max(_LEAST_PAUSE, missing),

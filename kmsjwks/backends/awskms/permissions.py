@@ -7,7 +7,7 @@ Authorization Reference) and "Control access to AWS KMS keys" (AWS KMS Developer
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kmsjwks.backends.awskms import statements as of
@@ -79,9 +79,13 @@ def key_policy(scope: Scope) -> Policy:
     )
 
 
-def service_control_policy(scope: Scope, *, manager_role: str, break_glass_role: str) -> Policy:
-    """For AWS Organizations: whatever else is granted in the account, only these roles touch our
-    tags, and only break-glass stops keys. It grants nothing."""
+def service_control_policy(
+    scope: Scope, *, manager_roles: Sequence[str], break_glass_roles: Sequence[str]
+) -> Policy:
+    """For AWS Organizations: whatever else is granted in the account, only the manager's roles
+    touch the tags of this installation, and only those of break-glass stop its keys. It grants
+    nothing, and says nothing of other installations, which have one of their own."""
+    managers = {"ArnNotEquals": _principals(scope, manager_roles)}
     return _policy(
         {
             "Sid": "OnlyBreakGlassStopsKeys",
@@ -90,20 +94,34 @@ def service_control_policy(scope: Scope, *, manager_role: str, break_glass_role:
             "Resource": "*",
             "Condition": {
                 "StringEquals": of.ours(scope),
-                "ArnNotEquals": {"aws:PrincipalArn": scope.role(break_glass_role)},
+                "ArnNotEquals": _principals(scope, break_glass_roles),
             },
         },
+        # Two statements, since conditions of one are all required: who makes a key ours, and who
+        # changes what a key of ours is.
         {
             "Sid": "OnlyTheManagerTags",
+            "Effect": "Deny",
+            "Action": ["kms:TagResource"],
+            "Resource": "*",
+            "Condition": {"StringEquals": of.made_ours(scope), **managers},
+        },
+        {
+            "Sid": "OnlyTheManagerChangesTags",
             "Effect": "Deny",
             "Action": ["kms:TagResource", "kms:UntagResource"],
             "Resource": "*",
             "Condition": {
+                "StringEquals": of.ours(scope),
                 "ForAnyValue:StringLike": {"aws:TagKeys": "kmsjwks:*"},
-                "ArnNotEquals": {"aws:PrincipalArn": scope.role(manager_role)},
+                **managers,
             },
         },
     )
+
+
+def _principals(scope: Scope, roles: Sequence[str]) -> dict[str, list[str]]:
+    return {"aws:PrincipalArn": [scope.role(name) for name in roles]}
 
 
 ROLES = {"signer": signer, "lifecycle manager": manager, "break-glass": break_glass}

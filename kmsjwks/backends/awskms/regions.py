@@ -1,46 +1,30 @@
-"""Calls to AWS KMS in several Regions: each with a breaker and a limiter of its own."""
+"""Calls to AWS KMS in several Regions: each with breakers and a limiter of its own."""
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from kmsjwks.backends.awskms.breaker import Breaker
 from kmsjwks.backends.awskms.client import Clients
-from kmsjwks.backends.awskms.failures import is_outage, is_region_trouble, translate
-from kmsjwks.backends.awskms.limiter import Limiter
+from kmsjwks.backends.awskms.failures import OwnLimitReached, is_region_trouble, translate
+from kmsjwks.backends.awskms.region import MAKING, SIGN, Region
 from kmsjwks.backends.awskms.settings import KmsSettings
 from kmsjwks.domain.errors import (
     BackendError,
     BackendProtocolError,
-    BackendThrottled,
     CredentialsExpired,
     CredentialsMissing,
     WrongRegion,
 )
 from kmsjwks.domain.ports import BackendStatus
 
-_log = logging.getLogger(__name__)
+_NOT_KMS = "sts:"  # as a URL of AWS KMS: none
 _MOST_PAGES = 10_000  # of at least one element; AWS's default quota is 100,000 keys
-
-
-@dataclass(slots=True)
-class _Region:
-    """What is known of a Region. ``refused``: its last answer was about our credentials."""
-
-    name: str
-    breaker: Breaker
-    limiter: Limiter
-    answered: bool = False
-    refused: str = ""
-    refused_since: float | None = None
 
 
 class Regions:
@@ -56,20 +40,8 @@ class Regions:
     ) -> None:
         """``now``: seconds since the epoch. Asks nothing yet."""
         self._clients = clients or Clients(settings, monotonic=monotonic)
-        self._now = now
         self._regions = {
-            name: _Region(
-                name,
-                Breaker(
-                    name,
-                    failure_threshold=settings.failure_threshold,
-                    open_seconds=settings.open_seconds,
-                    monotonic=monotonic,
-                    now=now,
-                ),
-                Limiter(settings.requests_per_second, monotonic=monotonic),
-            )
-            for name in settings.regions
+            name: Region(name, settings, now=now, monotonic=monotonic) for name in settings.regions
         }
         self._home = settings.regions[0]
 
@@ -89,17 +61,20 @@ class Regions:
             BackendError: also when the breaker is open, or ``limited`` and the limiter empty.
         """
         place = self._place(region)
-        permit = _admit(place, limited)
+        permit, url = place.admit(operation, limited=limited), None
         try:
-            answer = getattr(self._clients.kms(place.name), _method(operation))(**params)
-            self._note_answer(place)
+            client = self._client(operation, place.name)
+            url = client.meta.endpoint_url
+            answer = getattr(client, _method(operation))(**params)
+            place.answered(operation)
         except Exception as error:
             ref = str(params.get("KeyId") or params.get("TargetKeyId") or "")
-            failure = translate(error, doing, region=place.name, ref=ref)
-            self._note_failure(place, permit, failure)
+            failure = translate(error, doing, region=place.name, ref=ref, kms_url=url)
+            if place.failed(operation, permit, failure):
+                self._clients.renew()
             raise failure from error
         except BaseException:
-            place.breaker.abandoned(permit)
+            place.abandoned(operation, permit)
             raise
         return _checked(answer, place.name, doing)
 
@@ -112,36 +87,41 @@ class Regions:
         limited: bool = False,
     ) -> tuple[str, dict[str, Any]]:
         """The first Region, in order of preference, that answers, and what it says;
-        ``params_for`` gives the parameters for a Region.
+        ``params_for`` gives the parameters for a Region. One that answers nothing else is asked
+        last to sign.
 
         Raises:
-            BackendError: the preferred Region's, when none answers; or one that no other Region
-                would answer differently.
+            BackendError: the first Region's that did not answer, when none does: also when
+                another refuses, which is then the cause; else one that no other Region would
+                answer differently; or our own limit, which is the same wherever it is reached.
         """
         first: BackendError | None = None
-        for region in self._regions:
+        for region in self._in_order(operation):
             try:
                 return region, self.call(
                     operation, params_for(region), doing=doing, region=region, limited=limited
                 )
             except BackendError as error:
-                if not is_region_trouble(error):
-                    raise
-                first = first or error
+                if first is None or isinstance(error, OwnLimitReached):
+                    if not is_region_trouble(error):
+                        raise
+                    first = error
+                elif not is_region_trouble(error):
+                    raise first from error
         if first is None:
             raise BackendProtocolError("No Region is configured.")
         raise first
 
     def probe(self, operation: str, params: Mapping[str, Any]) -> list[threading.Thread]:
-        """Ask each Region whose breaker is open and may be probed. One that is seldom needed would
-        otherwise refuse those who need it, until the first of them has found out. Does nothing
-        where there is one Region only: that one is asked anyway.
+        """Ask each Region that failed and may be probed. One that is seldom needed would otherwise
+        refuse those who need it, until the first of them has found out. Does nothing where there
+        is one Region only: that one is asked anyway.
 
         Returns the threads that ask, since a Region may hang and the others must not wait for it.
         """
         if len(self._regions) == 1:
             return []
-        due = [place.name for place in self._regions.values() if place.breaker.is_due]
+        due = [place.name for place in self._regions.values() if place.may_be_probed]
         threads = [
             threading.Thread(
                 target=self._probe,
@@ -192,18 +172,40 @@ class Regions:
         try:
             answer = self._clients.sts().get_caller_identity()
         except Exception as error:
-            failure = translate(error, doing, region=self._home)
+            failure = translate(error, doing, region=self._home, kms_url=_NOT_KMS)
             if isinstance(failure, CredentialsMissing | CredentialsExpired):
                 self._clients.renew()
             raise failure from error
         return _checked(answer, self._home, doing)
 
+    def endpoint(self, region: str) -> str:
+        """The URL that is really asked in a Region, wherever it was configured.
+
+        Raises:
+            BackendError
+        """
+        try:
+            return self._clients.kms_endpoint(region)
+        except Exception as error:
+            raise translate(error, "looking for its endpoint", region=region) from error
+
     def status(self) -> BackendStatus:
-        """Unavailable when no Region can be used: those asked do not answer or refuse our
-        credentials, and no other is left to try."""
-        troubles = [self._trouble(place) for place in self._regions.values()]
-        known = [trouble for trouble in troubles if trouble is not None]
-        if len(known) < len(troubles) or not known:
+        """Unavailable when no Region can be used: those asked do not sign, do not answer or
+        refuse our credentials, and no other is left to try. One that only refuses to sign, again
+        and again, is none to turn to while another is out."""
+        places = list(self._regions.values())
+        refusal = next((place.refusal for place in places if place.refusal is not None), None)
+        # Refused credentials are refused everywhere, as far as is known.
+        troubles = [refusal if place.is_unknown else place.trouble for place in places]
+        outage = next((trouble for trouble in troubles if trouble is not None), None)
+        if outage is None:
+            return BackendStatus(True)
+        known = [
+            trouble or outage
+            for place, trouble in zip(places, troubles, strict=True)
+            if trouble is not None or place.only_refuses
+        ]
+        if len(known) < len(places):
             return BackendStatus(True)
         reasons = dict.fromkeys(reason for reason, _ in known)
         return BackendStatus(False, " ".join(reasons), max(since for _, since in known))
@@ -211,7 +213,17 @@ class Regions:
     def close(self) -> None:
         self._clients.close()
 
-    def _place(self, region: str | None) -> _Region:
+    def _client(self, operation: str, region: str) -> Any:
+        clients = self._clients
+        return clients.making(region) if operation in MAKING else clients.kms(region)
+
+    def _in_order(self, operation: str) -> list[str]:
+        if operation != SIGN:
+            return list(self._regions)
+        places = sorted(self._regions.values(), key=lambda place: place.is_mute)
+        return [place.name for place in places]
+
+    def _place(self, region: str | None) -> Region:
         place = self._regions.get(region or self._home)
         if place is None:
             raise WrongRegion(
@@ -219,60 +231,6 @@ class Regions:
                 "Add it to replica_regions, or make it the region."
             )
         return place
-
-    def _trouble(self, place: _Region) -> tuple[str, float] | None:
-        """Why a Region cannot be used, and since when; None where it can, or nobody knows."""
-        since = place.breaker.since
-        if since is not None:
-            return place.breaker.reason, since
-        if place.refused_since is not None:
-            return place.refused, place.refused_since
-        if place.answered:
-            return None
-        # Refused credentials are refused everywhere, as far as is known.
-        refusals = (
-            (other.refused, other.refused_since)
-            for other in self._regions.values()
-            if other.refused_since is not None
-        )
-        return next(refusals, None)
-
-    def _note_answer(self, place: _Region) -> None:
-        if place.breaker.succeeded():
-            _log.warning("AWS KMS in %s answers again.", place.name)
-        place.answered, place.refused, place.refused_since = True, "", None
-
-    def _note_failure(self, place: _Region, permit: int, failure: BackendError) -> None:
-        if is_outage(failure):
-            if place.breaker.failed(permit, str(failure)):
-                _log.warning("AWS KMS in %s is not asked for a while. %s", place.name, failure)
-        elif isinstance(failure, CredentialsMissing):  # nobody was asked
-            place.breaker.abandoned(permit)
-            self._note_refusal(place, failure)
-        elif isinstance(failure, CredentialsExpired):
-            place.breaker.succeeded()
-            self._note_refusal(place, failure)
-        else:
-            self._note_answer(place)
-
-    def _note_refusal(self, place: _Region, failure: BackendError) -> None:
-        if place.refused_since is None:
-            place.refused_since = self._now()
-            _log.warning("AWS KMS in %s cannot be used. %s", place.name, failure)
-        place.refused = str(failure)
-        self._clients.renew()
-
-
-def _admit(place: _Region, limited: bool) -> int:
-    """The breaker's permit. The breaker comes first: in an outage nobody waits for a quota."""
-    permit = place.breaker.admit()
-    if limited:
-        try:
-            place.limiter.acquire()
-        except BackendThrottled:
-            place.breaker.abandoned(permit)
-            raise
-    return permit
 
 
 def _checked(answer: object, region: str, doing: str) -> dict[str, Any]:

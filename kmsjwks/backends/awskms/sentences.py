@@ -36,6 +36,14 @@ class KeyNotReady(BackendUnavailable):
     """This key cannot be used in this Region now; the Region itself is well."""
 
 
+class CredentialsUnavailable(BackendUnavailable):
+    """Credentials cannot be had just now, so AWS KMS was not asked; it says nothing about it."""
+
+
+class OwnLimitReached(BackendThrottled):
+    """Our own limit, not AWS's: another Region is no way round it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """An error answer, and what was asked: ``operation`` as in the API, ``doing`` in words."""
@@ -74,6 +82,21 @@ def throttled(refusal: Refusal) -> BackendError:
         "is used up. Lower requests_per_second of the backend, so that it holds for all processes "
         "together, or have the quota raised in Service Quotas.",
         retry_after=refusal.retry_after,
+    )
+
+
+def not_offered(refusal: Refusal) -> BackendError:
+    return BackendProtocolError(
+        f"{refusal.where}: this endpoint does not offer {refusal.operation}, so {refusal.doing} is "
+        "not possible there. Check endpoint, or use one that offers it."
+    )
+
+
+def credentials_unavailable(region: str, doing: str, why: str) -> BackendError:
+    return CredentialsUnavailable(
+        f"AWS KMS in {region} was not asked while {doing}: no AWS credentials could be had "
+        f"({why}). It is tried again; check that this machine reaches AWS STS, or whatever hands "
+        "out its credentials, if it lasts."
     )
 
 

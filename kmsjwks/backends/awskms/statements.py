@@ -59,6 +59,14 @@ def ours(scope: Scope) -> dict[str, str]:
     return {f"aws:ResourceTag/{INSTALLATION_TAG}": scope.installation}
 
 
+def made_ours(scope: Scope) -> dict[str, str]:
+    return {f"aws:RequestTag/{INSTALLATION_TAG}": scope.installation}
+
+
+def _specs() -> list[str]:
+    return sorted({a.kms_key_spec for a in ALGORITHMS if a.kms_key_spec is not None})
+
+
 def _on_our_keys(scope: Scope, sid: str, actions: list[str]) -> Statement:
     return _allow(sid, actions, scope.arns("key/*"), {"StringEquals": ours(scope)})
 
@@ -78,21 +86,23 @@ def public_key(scope: Scope) -> Statement:
 
 
 def create(scope: Scope) -> Statement:
-    specs = sorted({a.kms_key_spec for a in ALGORITHMS if a.kms_key_spec is not None})
     return _allow(
         "Create",
         ["kms:CreateKey"],
         "*",
         {
             "StringEquals": {
-                f"aws:RequestTag/{INSTALLATION_TAG}": scope.installation,
+                **made_ours(scope),
                 "aws:RequestedRegion": list(scope.regions),
                 "kms:KeyOrigin": "AWS_KMS",
-                "kms:KeySpec": specs,
+                "kms:KeySpec": _specs(),
                 "kms:KeyUsage": "SIGN_VERIFY",
             },
             "ForAllValues:StringEquals": {"aws:TagKeys": list(TAG_KEYS)},
-            "Bool": {"kms:MultiRegion": "true" if scope.multi_region else "false"},
+            "Bool": {
+                "kms:BypassPolicyLockoutSafetyCheck": "false",
+                "kms:MultiRegion": "true" if scope.multi_region else "false",
+            },
         },
     )
 
@@ -103,7 +113,7 @@ def tag(scope: Scope) -> Statement:
         ["kms:TagResource"],
         scope.arns("key/*"),
         {
-            "StringEquals": {f"aws:RequestTag/{INSTALLATION_TAG}": scope.installation},
+            "StringEquals": made_ours(scope),
             "ForAllValues:StringEquals": {"aws:TagKeys": list(TAG_KEYS)},
         },
     )
@@ -134,7 +144,7 @@ def alias_of_key(scope: Scope) -> Statement:
 
 
 def find() -> Statement:
-    return _allow("Find", ["kms:ListKeys"], "*", {})
+    return _allow("Find", ["kms:ListAliases", "kms:ListKeys"], "*", {})
 
 
 def read_tags(scope: Scope) -> Statement:
@@ -152,19 +162,28 @@ def replicate(scope: Scope) -> Statement:
 
 
 def create_replica(scope: Scope) -> Statement:
-    """Replication needs CreateKey in the replica's Region. AWS does not document which of the
-    request's properties it has there, hence IfExists."""
+    """Replication needs CreateKey in the replica's Region ("Control access to multi-Region keys").
+
+    CreateKey itself makes no replica, so kms:MultiRegionKeyType keeps any other key from being
+    made by this. AWS does not document which further properties that CreateKey has, hence IfExists.
+    """
     return _allow(
         "CreateReplica",
         ["kms:CreateKey"],
         "*",
         {
-            "StringEquals": {"aws:RequestedRegion": list(scope.regions[1:])},
+            "StringEquals": {
+                "aws:RequestedRegion": list(scope.regions[1:]),
+                "kms:MultiRegionKeyType": "REPLICA",
+            },
+            "Bool": {"kms:MultiRegion": "true"},
             "StringEqualsIfExists": {
-                f"aws:RequestTag/{INSTALLATION_TAG}": scope.installation,
+                **made_ours(scope),
                 "kms:KeyOrigin": "AWS_KMS",
+                "kms:KeySpec": _specs(),
                 "kms:KeyUsage": "SIGN_VERIFY",
             },
+            "BoolIfExists": {"kms:BypassPolicyLockoutSafetyCheck": "false"},
         },
     )
 

@@ -44,8 +44,10 @@ class Attempt:
     denied: str | None = None
 
     @classmethod
-    def failed(cls, action: str, region: str, error: BackendError) -> Self:
-        return cls(action, region, False, str(error), _denied_action(action, error))
+    def failed(
+        cls, action: str, region: str, error: BackendError, *, what: str | None = None
+    ) -> Self:
+        return cls(what or action, region, False, str(error), _denied_action(action, error))
 
 
 class Trial:
@@ -59,9 +61,15 @@ class Trial:
         self._label = Label(
             settings.installation, "doctor", _ALGORITHM.id, f"doctor-{uuid.uuid4().hex}"
         )
+        self._made: KeyArn | None = None
         self._left: list[KeyArn] = []
         self._spki = b""
         self._answer: Mapping[str, Any] = {}
+
+    @property
+    def made(self) -> KeyArn | None:
+        """The throw-away key, once there is one."""
+        return self._made
 
     def run(self) -> Iterator[Attempt]:
         """Raises nothing."""
@@ -72,7 +80,7 @@ class Trial:
             told = "the rest was not tried: there is no throw-away key to try it with"
             yield Attempt("permissions", home, False, told)
             return
-        key = key_metadata(self._answer).arn
+        key = self._made = key_metadata(self._answer).arn
         self._left = [key]
         try:
             yield from self._use(key)

@@ -19,7 +19,7 @@ _ACTS_DO = {
     "deactivate": "The spare takes over from this key as soon as verifiers may be taken to know it",
     "compromise": "Out of the JWKS at once; the private half is destroyed",
     "undo-compromise": "Take a declaration of compromise back, before the destruction",
-    "hold": "Stop every transition of the key but `compromise`",
+    "hold": "Stop every transition of the key but its compromise",
     "release": "Allow transitions again",
     "destroy": "Begin the waiting window before destruction",
     "cancel-destroy": "End the waiting window without destruction",
@@ -95,7 +95,7 @@ def _keysets() -> dict[str, Any]:
     )  # fmt: skip
     show = _read("Keysets", "A keyset and its keys", "KeysetWithKeys", _NAME, statuses=(403, 404))
     failover = "Sign with the published spare in the other backend at once"
-    migrate = "Move to another backend for good (`to`), or stop moving (`stop`)"
+    migrate = "Move to another backend for good, or stop moving"
     found = {
         "/v1/keysets": _read("Keysets", "The keysets that you may read", "Keysets", statuses=()),
         _KEYSET: {**show, "put": _with_body(put, "KeysetRequest")},
@@ -180,7 +180,7 @@ def _document(summary: str, schema: str, media_type: str, *parameters: Any) -> d
     get = _operation("For verifiers", summary, answers, *parameters, etag)
     # Issuers whose access is "authenticated" answer clients only.
     get["security"] = [{}, *_AUTHENTICATED]
-    allowed = responses({"204": success(None, description="Methods and headers")}, 503)
+    allowed = responses({"204": success(None, description="Methods and headers")}, 404, 503)
     preflight = _operation("For verifiers", "CORS preflight", allowed, *parameters)
     return {"get": get, "options": preflight}
 

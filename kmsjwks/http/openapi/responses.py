@@ -89,12 +89,24 @@ def problems() -> dict[str, Any]:
                             reference("Problem"),
                             {"properties": {"code": {"enum": known}, "status": {"const": status}}},
                         ]
-                    }
+                    },
+                    "example": _example(status, known[0]),
                 }
             },
         }
         for status, known in codes().items()
         if status != HTTPStatus.INTERNAL_SERVER_ERROR
+    }
+
+
+def _example(status: int, code: str) -> dict[str, Any]:
+    return {
+        "type": f"urn:kmsjwks:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": "…",
+        "code": code,
+        "request_id": "5f0c3a91d2b4e677",
     }
 
 

@@ -59,7 +59,11 @@ _DETAILS: Mapping[str, Schema] = {
         "maxLength": MAX_REFERENCE,
         "description": "The caller's own, given back; need not be unique.",
     },
-    "headers": {"description": "`cty`, and `typ` if it is the keyset's."},
+    "headers": {
+        "properties": {"cty": TEXT, "typ": TEXT},
+        "additionalProperties": False,
+        "description": "`typ` only if it is the keyset's.",
+    },
     "issuer": {"description": "The `iss` URL; default: the service's own."},
     "audiences": {"items": TEXT, "description": "Allowed `aud`; `*` for any."},
     "required_claims": {"items": TEXT},
@@ -68,11 +72,12 @@ _DETAILS: Mapping[str, Schema] = {
     "nbf": {"enum": list(NBF_POLICIES)},
     "jti": {"enum": list(JTI_POLICIES)},
     "profile": {"enum": ["", "at+jwt"], "description": "`at+jwt`: RFC 9068."},
+    "ttl": {"minimum": 1, "description": "Lifetime in seconds, at most the keyset's."},
     "dry_run": {"description": "Check and tell, and change nothing."},
     **{
         name: {"description": "Seconds."}
         for name in (
-            "ttl", "max_lifetime", "default_lifetime", "rotation_period", "propagation", "leeway",
+            "max_lifetime", "default_lifetime", "rotation_period", "propagation", "leeway",
             "destroy_after", "destroy_window", "failover_after", "failback_after",
         )
     },
@@ -253,6 +258,7 @@ def _operations() -> dict[str, Schema]:
         "left_behind": {"type": "array", "items": answer(left)},
         "unsafe": UNSAFE,
     }
+    refused = answer({"keyset": TEXT, "kid": TEXT, "since": WHEN, "reason": TEXT})
     backend = {
         "name": TEXT,
         "type": TEXT,
@@ -260,6 +266,7 @@ def _operations() -> dict[str, Schema]:
         "since": WHEN,
         "reason": TEXT,
         **dict.fromkeys(("keysets", "signing", "cannot_sign"), TEXTS),
+        "refused_keys": {"type": "array", "items": refused},
     }
     down = answer({"since": WHEN, "keysets_that_cannot_sign": COUNT})
     ready = {

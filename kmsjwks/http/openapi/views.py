@@ -28,6 +28,11 @@ def blueprint() -> Blueprint:
     assets = files("kmsjwks.http.openapi") / "assets"
     description = strictjson.dumps(describe())
 
+    @routes.get("")
+    def to_page() -> Response:
+        # Relative: neither the Host that was sent nor the path that a proxy added matters.
+        return Response(status=308, headers={"Location": "openapi/"})
+
     @routes.get("/")
     def page() -> Response:
         body = (assets / "page.html").read_bytes()
