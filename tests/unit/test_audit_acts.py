@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,10 @@ class Sink:
         if self.fails_at is not None and len(self.records) >= self.fails_at:
             raise AuditUnavailable("full")
         self.records.append(record.as_event())
+
+    def record_all(self, records: Sequence[AuditRecord]) -> None:
+        for record in records:
+            self.record(record)
 
     def head(self) -> ChainHead | None:
         return None
