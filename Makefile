@@ -28,7 +28,7 @@ run: ## Serve on http://127.0.0.1:8080 (PORT=) with a SoftHSM token; all state i
 
 .PHONY: test
 test: setup check ## Run everything: linters, types, import contracts and the tests
-	$(pytest) --ignore=tests/interop
+	$(pytest) --ignore=tests/interop -n 2 --dist loadfile
 
 .PHONY: lint
 lint: venv check ## Run the linters, types and import contracts only

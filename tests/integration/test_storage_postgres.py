@@ -291,4 +291,4 @@ def waits_for_a_lock(engine: Engine) -> bool:
 
 def test_truncate_is_refused(engine: Engine) -> None:
     with pytest.raises(Exception, match="kmsjwks refuses: keys are never"), writing(engine) as one:
-        one.execute(text("TRUNCATE keys"))
+        one.execute(text("TRUNCATE keys CASCADE"))
