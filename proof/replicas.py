@@ -31,6 +31,7 @@ class Replica(Installation):
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.config = directory / "kmsjwks.toml"
         self.config.write_text(config)
+        self.config.chmod(0o600)  # it names the database with its password
         self.tokens = {CLIENT: bearer}
 
 
