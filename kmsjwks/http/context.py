@@ -67,7 +67,7 @@ class HttpContext:
         """To be called once the caller is known to have a grant.
 
         Raises:
-            QuotaExceeded
+            QuotaExceeded, StoreUnavailable
         """
         self._quotas.count_use(caller.principal.name, keyset)
 
@@ -78,8 +78,7 @@ class HttpContext:
         return self._quotas.count_uses(caller.principal.name, keyset, times)
 
     def _is_keyset(self, name: str) -> bool:
-        snapshot = self.service.snapshots.known()
-        return snapshot is not None and name in snapshot.keysets
+        return self.service.snapshots.keyset(name) is not None
 
     def bounded(self, view: Callable[P, Response]) -> Callable[P, Response]:
         """A view that as a whole counts as waiting for a device or a client."""

@@ -23,6 +23,7 @@ from kmsjwks.http.app import create_app
 from kmsjwks.http.quotas import Quotas
 from kmsjwks.services.acting import Actor
 from kmsjwks.services.keysets import KeysetSpec
+from kmsjwks.services.snapshot import Snapshot
 from tests.support.wiring import LastingBackend, install_backend_type, write_config
 
 _ACTIONS = '["sign", "verify", "read", "rotate", "manage"]'
@@ -139,6 +140,29 @@ def test_names_of_keysets_that_do_not_exist_share_a_counter(client: FlaskClient)
     statuses = [_sign(client, "alice", f"made-up-{number}") for number in range(6)]
     assert statuses == [404, 404, 404, 429, 429, 429]
     assert _sign(client, "alice") == 200, "keysets that exist have their own"
+
+
+def test_the_count_is_exact_while_the_database_is_slow_to_answer(
+    client: FlaskClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = service.snapshots._take
+
+    def slow(now: float) -> Snapshot:
+        time.sleep(0.6)  # longer than a verifier waits for what is known
+        return take(now)
+
+    monkeypatch.setattr(service.snapshots, "_take", slow)
+    assert [_sign(client, "alice") for _ in range(5)] == [200, 200, 200, 429, 429]
+
+
+def test_the_first_use_of_a_keyset_made_elsewhere_counts_as_its_own(
+    client: FlaskClient, service: Service
+) -> None:
+    assert _sign(client, "alice") == 200
+    rules = TokenRules(issuer="http://127.0.0.1:8080")
+    spec = KeysetSpec("late", find_algorithm("ES256"), "fake", rules, RotationSchedule())
+    service.keysets.create(spec, Actor("test"))
+    assert [_sign(client, "alice", "late") for _ in range(4)] == [200, 200, 200, 429]
 
 
 def test_management_has_its_own_quota_over_all_keysets(client: FlaskClient) -> None:
