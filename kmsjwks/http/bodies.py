@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Request
+from werkzeug.wrappers import Request
 
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 
-from flask import Request
+from werkzeug.wrappers import Request
 
 REQUEST_ID = "kmsjwks.request_id"  # in the WSGI environ, for whoever answers in a view's place
 _HARMLESS = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -16,6 +16,11 @@ def take_request_id(request: Request) -> str:
     chosen = sent if _HARMLESS.fullmatch(sent) else secrets.token_hex(8)
     request.environ[REQUEST_ID] = chosen
     return chosen
+
+
+def request_id_of(request: Request) -> str:
+    """What ``take_request_id`` chose."""
+    return str(request.environ[REQUEST_ID])
 
 
 UNSAFE = {"X-Kmsjwks-Unsafe": "rotation.development"}

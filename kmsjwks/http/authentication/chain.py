@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from flask import Request
+from werkzeug.wrappers import Request
 
 from kmsjwks.config import Settings
 from kmsjwks.domain.access import Principal
