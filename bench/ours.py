@@ -26,10 +26,6 @@ _CLAIMS: Mapping[str, str] = {
     "aud": "https://api.example.com",
     "scope": "orders:read",
 }
-    "sub": "user-4711",
-    "aud": "https://api.example.com",
-    "scope": "orders:read",
-}
 _IMPORTS = {"PYTHONPATH": str(ROOT)}
 
 
