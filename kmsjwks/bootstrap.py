@@ -24,6 +24,7 @@ from kmsjwks.domain.errors import (
     StoreUnavailable,
 )
 from kmsjwks.domain.failover import Sight
+from kmsjwks.domain.keys import Key
 from kmsjwks.domain.ports import (
     AuditSink,
     BackendContext,
@@ -32,6 +33,14 @@ from kmsjwks.domain.ports import (
     KeyBackend,
     KeyStore,
     ServerHooks,
+)
+from kmsjwks.domain.sampling import (
+    ReleaseCheck,
+    SamplingPlan,
+    Surroundings,
+    VerifySample,
+    verify_all,
+    verify_none,
 )
 from kmsjwks.domain.timing import InstallationTiming
 from kmsjwks.publishing.files import DirectoryTarget
@@ -158,8 +167,11 @@ def build(
     watched = settings.backend_watch
     watch = BackendWatch(backends, clock, WatchTiming(watched.interval, watched.patience))
     troubles = KeyTroubles(clock)
+    release_check = release_check_of(settings)
     snapshots = SnapshotKeeper(
-        take=lambda now: take_snapshot(store, backends, max_age=settings.jwks.max_age, now=now),
+        take=lambda now: take_snapshot(
+            store, backends, max_age=settings.jwks.max_age, now=now, release_check=release_check
+        ),
         revision=store.revision,
         leases=LeaseKeeper(store, _process_name(), timing.grace),
         clock=clock,
@@ -328,6 +340,26 @@ def timing_of(settings: Settings) -> InstallationTiming:
         grace=settings.rotation.grace,
         skew=settings.rotation.skew,
         development=settings.rotation.development,
+    )
+
+
+def release_check_of(settings: Settings) -> ReleaseCheck:
+    """Which new signatures are verified, as ``signing.verification`` says."""
+    if settings.signing.verification == "sampled":
+        around = Surroundings(secrets.SystemRandom().random, time.monotonic, _warn_of_released)
+        return VerifySample(SamplingPlan(), around)
+    return verify_none if settings.signing.verification == "off" else verify_all
+
+
+def _warn_of_released(key: Key, unverified: int) -> None:
+    _log.error(
+        "A signature of key %s of keyset %s did not verify. This process released %d tokens of "
+        "that key unverified since the last that did; the audit trail names them. All are "
+        "verified now; check the device %s.",
+        key.kid,
+        key.keyset,
+        unverified,
+        key.backend,
     )
 
 

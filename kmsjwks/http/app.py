@@ -22,7 +22,7 @@ from kmsjwks.http.authentication import build_chain
 from kmsjwks.http.context import HttpContext, Refused
 from kmsjwks.http.hotpath import HotPath
 from kmsjwks.http.openapi import views as openapi
-from kmsjwks.http.request_ids import UNSAFE, common_headers, request_id_of, take_request_id
+from kmsjwks.http.request_ids import UNSAFE, RequestIds, common_headers, request_id_of
 
 
 def create_app(service: Service, refused: Refused = lambda _code, _times: None) -> Flask:
@@ -39,7 +39,8 @@ def create_app(service: Service, refused: Refused = lambda _code, _times: None) 
     chain = build_chain(service.settings, service.clock)
     context = HttpContext(service, chain, refused)
     app.register_error_handler(Exception, _on_error)
-    app.before_request(_take_request_id)
+    ids = RequestIds()
+    app.before_request(lambda: _begin(ids))
     app.after_request(_finish)
     if service.timing.development:
         app.after_request(_mark_unsafe)
@@ -53,7 +54,7 @@ def create_app(service: Service, refused: Refused = lambda _code, _times: None) 
     app.register_blueprint(openapi.blueprint())
     app.register_blueprint(publication.blueprint(context))
     always = UNSAFE if service.timing.development else {}
-    app.wsgi_app = HotPath(app.wsgi_app, context, always)  # type: ignore[method-assign]
+    app.wsgi_app = HotPath(app.wsgi_app, context, ids, always)  # type: ignore[method-assign]
     return app
 
 
@@ -61,8 +62,8 @@ def _on_error(error: Exception) -> Response:
     return response_of(problems.answer_to(error, request_id_of(request)))
 
 
-def _take_request_id() -> None:
-    take_request_id(request)
+def _begin(ids: RequestIds) -> None:
+    ids.take(request)
     # Werkzeug would strip the slashes, so that a proxy and we read different paths.
     if request.environ["PATH_INFO"].startswith("//"):
         raise NotFound("There is nothing at this address.")

@@ -18,7 +18,7 @@ from werkzeug.wrappers import Request
 from kmsjwks.http import problems, publication, signing
 from kmsjwks.http.answers import Answer, headers_of
 from kmsjwks.http.context import HttpContext
-from kmsjwks.http.request_ids import take_request_id
+from kmsjwks.http.request_ids import RequestIds
 
 _SIGN_BEFORE, _SIGN_AFTER = "/v1/keysets/", "/sign/jwt"
 _JWKS = "/.well-known/jwks.json"
@@ -33,9 +33,11 @@ Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 class HotPath:
     """WSGI middleware. Thread-safe."""
 
-    def __init__(self, rest: Wsgi, context: HttpContext, always: Mapping[str, str]) -> None:
+    def __init__(
+        self, rest: Wsgi, context: HttpContext, ids: RequestIds, always: Mapping[str, str]
+    ) -> None:
         """``rest`` answers all other requests; ``always`` are headers of every answer."""
-        self._rest, self._always = rest, always
+        self._rest, self._ids, self._always = rest, ids, always
         self._most_bytes = context.service.settings.server.max_body_bytes
         self._sign = signing.view(context)
         self._document = publication.view(context)
@@ -48,7 +50,7 @@ class HotPath:
             return self._rest(environ, start_response)
         request = Request(environ)
         request.max_content_length = self._most_bytes
-        request_id = take_request_id(request)
+        request_id = self._ids.take(request)
         try:
             answer = view(request)
         except Exception as error:  # as Flask does: no request ends without an answer

@@ -82,7 +82,7 @@ class Planner:
         with self._store.planner_lock() as ours:
             if not ours:
                 return TickReport((), {}, elsewhere=True)
-            for keyset in self._store.keysets():
+            for keyset in self._with_work():
                 try:
                     self._advance(keyset, done, failed.setdefault(keyset.name, []))
                 except _TROUBLE as error:
@@ -95,6 +95,17 @@ class Planner:
                 _log.error("Keyset %s: %s", name, why)
         self._said = said
         return TickReport(tuple(done), said)
+
+    def _with_work(self) -> list[Keyset]:
+        """By one look at all keys: most keysets have nothing due at most ticks."""
+        keysets = self._store.keysets()
+        keys: dict[str, list[Key]] = {keyset.name: [] for keyset in keysets}
+        for key in list(self._store.keys()):
+            keys.setdefault(key.keyset, []).append(key)
+        return [keyset for keyset in keysets if self._has_work(keyset, keys[keyset.name])]
+
+    def _has_work(self, keyset: Keyset, keys: Sequence[Key]) -> bool:
+        return bool(self._unseen(keys) or self._unsettled(keys) or self.due(keyset, keys))
 
     def _advance(self, keyset: Keyset, done: list[str], failed: list[str]) -> None:
         """A step that fails stands in nobody's way: one backend may be down and another well."""
@@ -224,16 +235,21 @@ class Planner:
 
     def _gate(self, keyset: Keyset) -> None:
         """Look through the public URL for spares that were never seen there."""
-        if self._visible is None:
+        visible = self._visible
+        if visible is None:
             return
-        for key in rotation.spares(self._store.keys(keyset.name)):
-            if key.times.seen_at is not None:
-                continue
-            if self._visible(keyset, key.kid):
+        for key in self._unseen(self._store.keys(keyset.name)):
+            if visible(keyset, key.kid):
                 after = _with_times(key, seen_at=int(self._clock.now()))
                 self._write(keyset, key, after, "seen", "in the JWKS through the public URL")
             else:
                 self._block(keyset, key)
+
+    def _unseen(self, keys: Sequence[Key]) -> list[Key]:
+        """Spares that wait for the gate."""
+        if self._visible is None:
+            return []
+        return [key for key in rotation.spares(keys) if key.times.seen_at is None]
 
     def _block(self, keyset: Keyset, key: Key) -> None:
         """Loud, and without a date: one that was set before the gate was switched on is struck
@@ -251,16 +267,24 @@ class Planner:
 
     def _settle(self, keyset: Keyset) -> None:
         """Take over what was really signed, once every process has said so."""
+        for key in self._unsettled(self._store.keys(keyset.name)):
+            final = final_max_exp(self._store.leases(key.kid))
+            after = _with_times(key, max_exp=final)
+            self._write(keyset, key, after, "last-token-known", f"its exp is {final}")
+
+    def _unsettled(self, keys: Sequence[Key]) -> list[Key]:
+        """Keys of which every process has said by now what it signed, but not the store."""
         now = int(self._clock.now())
-        for key in self._store.keys(keyset.name):
-            known = key.times.max_exp is not None or key.times.withdraw_at is None
-            if key.state is not KeyState.DEACTIVATED or known or key.hold:
-                continue
-            deactivated_at = key.times.deactivated_at or now
-            if now >= deactivated_at + self._timing.grace + self._timing.notice:
-                final = final_max_exp(self._store.leases(key.kid))
-                after = _with_times(key, max_exp=final)
-                self._write(keyset, key, after, "last-token-known", f"its exp is {final}")
+        wait = self._timing.grace + self._timing.notice
+        return [
+            key
+            for key in keys
+            if key.state is KeyState.DEACTIVATED
+            and key.times.max_exp is None
+            and key.times.withdraw_at is not None
+            and not key.hold
+            and now >= (key.times.deactivated_at or now) + wait
+        ]
 
 
 def final_max_exp(leases: Sequence[Lease]) -> int:
