@@ -215,7 +215,9 @@ def build(
         ),
         watch=watch,
         troubles=troubles,
-        planner=Planner(store, makers, maker, clock, PlannerOptions(timing, gate, faults)),
+        planner=Planner(
+            store, makers, maker, clock, PlannerOptions(timing, gate, faults, snapshots.held)
+        ),
         signing=SigningService(snapshots, audit, clock, new_jti, troubles),
         clock=clock,
         audit=audit,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kmsjwks.domain import interventions, rotation
@@ -23,6 +23,7 @@ from kmsjwks.domain.timing import InstallationTiming
 from kmsjwks.services.faultpoints import FaultPoints
 from kmsjwks.services.keymaking import KeyMaker
 from kmsjwks.services.reconciliation import reconcile
+from kmsjwks.services.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
 ACTOR = "scheduler"
@@ -44,11 +45,13 @@ class TickReport:
 
 @dataclass(frozen=True, slots=True)
 class PlannerOptions:
-    """``visible``: the gate through the public URL; None where it is off."""
+    """``visible``: the gate through the public URL; None where it is off. ``held``: the snapshot
+    of this process, if it has one."""
 
     timing: InstallationTiming
     visible: Visible | None
     faults: FaultPoints
+    held: Callable[[], Snapshot | None] = lambda: None
 
 
 class Planner:
@@ -65,6 +68,7 @@ class Planner:
         self._store, self._backends, self._maker = store, backends, maker
         self._clock, self._timing = clock, options.timing
         self._visible, self._faults = options.visible, options.faults
+        self._held = options.held
         self._said: Mapping[str, str] = {}
 
     def due(self, keyset: Keyset, keys: Sequence[Key]) -> list[rotation.Step]:
@@ -98,11 +102,18 @@ class Planner:
 
     def _with_work(self) -> list[Keyset]:
         """By one look at all keys: most keysets have nothing due at most ticks."""
+        return [keyset for keyset, keys in self._everything() if self._has_work(keyset, keys)]
+
+    def _everything(self) -> Iterable[tuple[Keyset, Sequence[Key]]]:
+        held = self._held()
+        if held is not None and held.revision == self._store.revision():
+            # Nothing has changed since: a thousand keysets need not be read at every tick.
+            return [(ready.keyset, ready.keys) for ready in held.keysets.values()]
         keysets = self._store.keysets()
         keys: dict[str, list[Key]] = {keyset.name: [] for keyset in keysets}
         for key in list(self._store.keys()):
             keys.setdefault(key.keyset, []).append(key)
-        return [keyset for keyset in keysets if self._has_work(keyset, keys[keyset.name])]
+        return [(keyset, keys[keyset.name]) for keyset in keysets]
 
     def _has_work(self, keyset: Keyset, keys: Sequence[Key]) -> bool:
         return bool(self._unseen(keys) or self._unsettled(keys) or self.due(keyset, keys))

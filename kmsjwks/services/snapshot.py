@@ -217,6 +217,10 @@ class SnapshotKeeper:
         """What there is now, without waiting for a database that hangs."""
         return self._current or self._wait_for_first(_PUBLIC_PATIENCE)
 
+    def held(self) -> Snapshot | None:
+        """What there is now, if anything; starts no thread and waits for nothing."""
+        return self._current
+
     def current(self) -> Snapshot:
         """
         Raises:

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 _TICK = 0.05  # seconds between looks while something is amiss, or a deadline near
 # Seconds between looks while all is well. A call that begins in between is overdue later than
 # that, or had that little time left: either way nobody waits longer beyond a deadline.
-_REST = 0.25
+_REST = 0.5
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.2, 5.0  # seconds between attempts to connect
 
 
