@@ -45,7 +45,6 @@ from kmsjwks.domain.sampling import (
 from kmsjwks.domain.timing import InstallationTiming
 from kmsjwks.publishing.files import DirectoryTarget
 from kmsjwks.publishing.targets import checkpoint_target_for, target_for
-from kmsjwks.publishing.visibility import PublicJwks
 from kmsjwks.services.audited import ActTrail, DeferringSink
 from kmsjwks.services.auditedbackend import AuditedBackend
 from kmsjwks.services.auditedstore import AuditedKeyStore
@@ -62,7 +61,7 @@ from kmsjwks.services.keytrouble import KeyTroubles
 from kmsjwks.services.leases import LeaseKeeper
 from kmsjwks.services.lifecycle import KeyService, KeyServiceOptions
 from kmsjwks.services.migration import MigrationService
-from kmsjwks.services.planning import Planner, PlannerOptions
+from kmsjwks.services.planning import Planner, PlannerOptions, Visible
 from kmsjwks.services.publication import DocumentWarnings
 from kmsjwks.services.signing import SigningService
 from kmsjwks.services.snapshot import Refreshing, Snapshot, SnapshotKeeper, take_snapshot
@@ -189,7 +188,7 @@ def build(
     if hooks:
         after = _after_refresh(published, DocumentWarnings(), export, checkpoints)
         Finalize(None, _close_audit, (audit, checkpoints), exitpriority=1)
-    gate = PublicJwks() if settings.rotation.check_public_jwks else None
+    gate = _gate() if settings.rotation.check_public_jwks else None
     return Service(
         settings=settings,
         timing=timing,
@@ -441,3 +440,9 @@ def _factory(
             ]
         )
     return factories[backend.type]()
+
+
+def _gate() -> Visible:
+    from kmsjwks.publishing.visibility import PublicJwks  # noqa: PLC0415  # 4 MB with urllib3, for those who use it
+
+    return PublicJwks()

@@ -94,7 +94,9 @@ def _read(request: Request) -> bytes:
     stream = request.environ["wsgi.input"]
     request.environ[READING_SINCE] = time.monotonic()
     try:
-        data = b"" if (told or 0) > limit else bytes(stream.read(limit + 1))
+        # Not beyond its end: to see that there is no more costs the server another turn.
+        size = limit + 1 if told is None else told
+        data = b"" if (told or 0) > limit else bytes(stream.read(size))
     finally:
         del request.environ[READING_SINCE]
     if len(data) > limit or (told or 0) > limit:
