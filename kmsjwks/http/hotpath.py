@@ -2,7 +2,7 @@
 
 A route here is one of Flask's with the same view, so this module decides nothing but which requests
 skip the rest: those whose path and method are exactly these. Whatever is a little different (HEAD,
-OPTIONS, another method, a doubled slash) is Flask's business. docs/performance.md says what it
+OPTIONS, an upgrade, a doubled slash) is Flask's business. docs/performance.md says what it
 gives.
 """
 
@@ -46,7 +46,7 @@ class HotPath:
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         view = self._view_of(environ["REQUEST_METHOD"], environ["PATH_INFO"])
-        if view is None:
+        if view is None or "HTTP_UPGRADE" in environ:
             return self._rest(environ, start_response)
         request = Request(environ)
         request.max_content_length = self._most_bytes
@@ -73,9 +73,9 @@ def signed_keyset(path: str) -> str | None:
         return None
     name = path[len(_SIGN_BEFORE) : -len(_SIGN_AFTER)]
     # Others are decoded first, and no keyset has such a name (RFC 3986 section 2.5).
-    return name if name.isascii() and name and "/" not in name else None
+    return name if name.isascii() and name.isprintable() and name and "/" not in name else None
 
 
 def is_jwks(path: str) -> bool:
     """``/.well-known/jwks.json``, or that below the path of an issuer."""
-    return path.endswith(_JWKS) and path.isascii() and not path.startswith("//")
+    return path.endswith(_JWKS) and path.isascii() and path.isprintable() and path[:2] != "//"

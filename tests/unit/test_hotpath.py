@@ -163,6 +163,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "jwks-slashes": ("GET", f"/{JWKS}"),
     "jwks-umlaut": ("GET", "/%C3%A9/.well-known/jwks.json"),
     "metadata": ("GET", "/.well-known/openid-configuration"),
+    "jwks-newline": ("GET", "/a%0Ab/.well-known/jwks.json"),
     "nothing": ("GET", "/nothing"),
 }
 
@@ -210,7 +211,16 @@ def test_what_is_a_little_different_is_left_to_flask(app: Flask, name: str) -> N
     assert compared(answer) == compared(expected)
 
 
-SEGMENTS = st.text(st.sampled_from("/ab.é %:"), max_size=6)
+def test_an_upgrade_is_left_to_flask(app: Flask) -> None:
+    headers = {**TYPED, "Connection": "Upgrade", "Upgrade": "websocket"}
+    for method, path in (("POST", SIGN), ("GET", JWKS)):
+        expected = around(app).open(path, method=method, headers=headers, data=CLAIMS)
+        answer = through(app).open(path, method=method, headers=headers, data=CLAIMS)
+        assert compared(answer) == compared(expected)
+        assert answer.status_code >= 400
+
+
+SEGMENTS = st.text(st.sampled_from("/ab.é %:\n\x7f"), max_size=6)
 
 
 def endpoint(app: Flask, path: str, method: str) -> tuple[str, dict[str, Any]]:
