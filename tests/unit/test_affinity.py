@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from kmsjwks.config import ServerSettings, load
+from kmsjwks.domain.ports import ServerHooks
 from kmsjwks.http import server as serving
 from kmsjwks.http.affinity import keep_to_one_cpu, usable_cpus, worker_count
 from tests.support.wiring import write_config
@@ -105,7 +107,13 @@ def test_a_worker_on_its_cpu_knows_how_many_share_the_limits(
     settings = replace(load(tmp_path / "kmsjwks.toml", environ={}), server=server)
     monkeypatch.setattr(serving, "Server", Recorder)
     monkeypatch.setattr(serving, "refuse_taken_address", lambda *_: None)
-    serving.serve(settings, lambda hooks: found.append(hooks.workers) or _nothing)
+    monkeypatch.setattr(multiprocessing, "set_start_method", lambda *_, **__: None)
+
+    def load_app(hooks: ServerHooks) -> Callable[..., list[bytes]]:
+        found.append(hooks.workers)
+        return _nothing
+
+    serving.serve(settings, load_app)
     assert found == [len(usable_cpus())]
 
 
