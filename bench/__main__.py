@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 from types import FrameType
 
 from bench import install, picture, report
+from bench.costs import COST_SCENES
 from bench.model import Options
 from bench.places import OUT
 from bench.runner import run
 from bench.scenes import SOFTHSM_SCENES
 from bench.special import SPECIAL_SCENES
 
-_SCENES = {scene.name: scene for scene in (*SOFTHSM_SCENES, *SPECIAL_SCENES)}
+_SCENES = {scene.name: scene for scene in (*SOFTHSM_SCENES, *SPECIAL_SCENES, *COST_SCENES)}
 
 
 def say(text: str) -> None:

@@ -21,7 +21,11 @@ from tests.support.service import free_port
 from tests.support.softhsm import Token
 
 _PROGRAM = Path(sys.executable).with_name("kmsjwks")
-_CLAIMS = {"sub": "user-4711", "aud": "https://api.example.com", "scope": "orders:read"}
+_CLAIMS: Mapping[str, str] = {
+    "sub": "user-4711",
+    "aud": "https://api.example.com",
+    "scope": "orders:read",
+}
 _IMPORTS = {"PYTHONPATH": str(ROOT)}
 
 
@@ -94,8 +98,8 @@ grants = [{{ actions = ["sign"], keysets = ["*"] }}]
                 time.sleep(0.005)
         raise Refused(f"no token within 60 s: {log.read_text('utf-8', 'replace')[-500:]}")
 
-    def sign(self, keyset: str) -> Request:
-        path, body = f"/v1/keysets/{keyset}/sign/jwt", json.dumps({"claims": _CLAIMS})
+    def sign(self, keyset: str, claims: Mapping[str, str] = _CLAIMS) -> Request:
+        path, body = f"/v1/keysets/{keyset}/sign/jwt", json.dumps({"claims": claims})
         return Request(self.port, path, "POST", body, self._headers())
 
     def sign_batch(self, keyset: str, items: int) -> Request:

@@ -24,6 +24,7 @@ from kmsjwks.domain.errors import (
     StoreUnavailable,
 )
 from kmsjwks.domain.failover import Sight
+from kmsjwks.domain.keys import Key
 from kmsjwks.domain.ports import (
     AuditSink,
     BackendContext,
@@ -33,10 +34,17 @@ from kmsjwks.domain.ports import (
     KeyStore,
     ServerHooks,
 )
+from kmsjwks.domain.sampling import (
+    ReleaseCheck,
+    SamplingPlan,
+    Surroundings,
+    VerifySample,
+    verify_all,
+    verify_none,
+)
 from kmsjwks.domain.timing import InstallationTiming
 from kmsjwks.publishing.files import DirectoryTarget
 from kmsjwks.publishing.targets import checkpoint_target_for, target_for
-from kmsjwks.publishing.visibility import PublicJwks
 from kmsjwks.services.audited import ActTrail, DeferringSink
 from kmsjwks.services.auditedbackend import AuditedBackend
 from kmsjwks.services.auditedstore import AuditedKeyStore
@@ -53,7 +61,7 @@ from kmsjwks.services.keytrouble import KeyTroubles
 from kmsjwks.services.leases import LeaseKeeper
 from kmsjwks.services.lifecycle import KeyService, KeyServiceOptions
 from kmsjwks.services.migration import MigrationService
-from kmsjwks.services.planning import Planner, PlannerOptions
+from kmsjwks.services.planning import Planner, PlannerOptions, Visible
 from kmsjwks.services.publication import DocumentWarnings
 from kmsjwks.services.signing import SigningService
 from kmsjwks.services.snapshot import Refreshing, Snapshot, SnapshotKeeper, take_snapshot
@@ -158,8 +166,11 @@ def build(
     watched = settings.backend_watch
     watch = BackendWatch(backends, clock, WatchTiming(watched.interval, watched.patience))
     troubles = KeyTroubles(clock)
+    release_check = release_check_of(settings)
     snapshots = SnapshotKeeper(
-        take=lambda now: take_snapshot(store, backends, max_age=settings.jwks.max_age, now=now),
+        take=lambda now: take_snapshot(
+            store, backends, max_age=settings.jwks.max_age, now=now, release_check=release_check
+        ),
         revision=store.revision,
         leases=LeaseKeeper(store, _process_name(), timing.grace),
         clock=clock,
@@ -177,7 +188,7 @@ def build(
     if hooks:
         after = _after_refresh(published, DocumentWarnings(), export, checkpoints)
         Finalize(None, _close_audit, (audit, checkpoints), exitpriority=1)
-    gate = PublicJwks() if settings.rotation.check_public_jwks else None
+    gate = _gate() if settings.rotation.check_public_jwks else None
     return Service(
         settings=settings,
         timing=timing,
@@ -203,7 +214,9 @@ def build(
         ),
         watch=watch,
         troubles=troubles,
-        planner=Planner(store, makers, maker, clock, PlannerOptions(timing, gate, faults)),
+        planner=Planner(
+            store, makers, maker, clock, PlannerOptions(timing, gate, faults, snapshots.held)
+        ),
         signing=SigningService(snapshots, audit, clock, new_jti, troubles),
         clock=clock,
         audit=audit,
@@ -331,6 +344,26 @@ def timing_of(settings: Settings) -> InstallationTiming:
     )
 
 
+def release_check_of(settings: Settings) -> ReleaseCheck:
+    """Which new signatures are verified, as ``signing.verification`` says."""
+    if settings.signing.verification == "sampled":
+        around = Surroundings(secrets.SystemRandom().random, time.monotonic, _warn_of_released)
+        return VerifySample(SamplingPlan(), around)
+    return verify_none if settings.signing.verification == "off" else verify_all
+
+
+def _warn_of_released(key: Key, unverified: int) -> None:
+    _log.error(
+        "A signature of key %s of keyset %s did not verify. This process released %d tokens of "
+        "that key unverified since the last that did; the audit trail names them. All are "
+        "verified now; check the device %s.",
+        key.kid,
+        key.keyset,
+        unverified,
+        key.backend,
+    )
+
+
 def _process_name() -> str:
     """Unique, for leases. Each worker builds its own service, so the process is the right one."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -407,3 +440,9 @@ def _factory(
             ]
         )
     return factories[backend.type]()
+
+
+def _gate() -> Visible:
+    from kmsjwks.publishing.visibility import PublicJwks  # noqa: PLC0415  # 4 MB with urllib3, for those who use it
+
+    return PublicJwks()

@@ -17,7 +17,6 @@ from kmsjwks.domain.checkpointproof import (
 )
 from kmsjwks.domain.errors import InvalidRequest, StoreUnavailable
 from kmsjwks.domain.jwk import public_jwk
-from kmsjwks.publishing.collecting import fetch_checkpoints
 from kmsjwks.services.auditproof import AuditProof, only_of_chains
 from kmsjwks.storage.audit_checkpoints import CHECKPOINTS, read_checkpoints, read_keys
 from kmsjwks.storage.audit_reader import AuditReader
@@ -108,5 +107,7 @@ def _tokens(
 
 def _read(place: str, s3_endpoint: str | None) -> Iterator[tuple[str, str]]:
     if "://" in place:
+        from kmsjwks.publishing.collecting import fetch_checkpoints  # noqa: PLC0415  # 4 MB with urllib3, for those who use it
+
         return fetch_checkpoints(place, s3_endpoint)
     return read_checkpoints(Path(place))

@@ -33,8 +33,8 @@ def check(context: click.Context) -> None:
     else:
         for warning in settings.warnings:
             click.echo(f"warning: {warning}", err=True)
-        if settings.audit.checkpoint_advice:
-            click.echo(f"note: {settings.audit.checkpoint_advice}", err=True)
+        for advice in settings.advice:
+            click.echo(f"note: {advice}", err=True)
         problems += _problems_of_parts(settings)
     for problem in problems:
         click.echo(problem, err=True)

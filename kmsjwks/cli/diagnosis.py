@@ -31,8 +31,7 @@ def doctor(context: click.Context, name: str | None) -> None:
     session: Session = context.obj
     with session.service() as service:
         service.store.check()
-        advice = service.settings.audit.checkpoint_advice
-        if advice:
+        for advice in service.settings.advice:
             click.echo(f"note: {advice}", err=True)
         rows = [
             {"backend": chosen, "check": finding.check, "ok": finding.ok, "said": finding.said}

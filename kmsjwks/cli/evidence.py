@@ -89,5 +89,6 @@ def _occasion(service: Service) -> Occasion:
         version=__version__,
         time=int(time.time()),
         asked_by=operator().name,
+        verification=service.settings.signing.verification,
         development=service.timing.development,
     )

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from kmsjwks.bootstrap import build, prepare_database
+from kmsjwks.cli import allocating
 from kmsjwks.cli.hardening import harden_process, warn_of_root
 from kmsjwks.cli.logs import configure_logging
 from kmsjwks.cli.logsafety import log_unhandled
@@ -61,6 +62,9 @@ def serve(session: Session, host: str | None, port: int | None, workers: int | N
     )
     if settings.rotation.development:
         _log.warning("rotation.development is set: UNSAFE, verifiers may lose.")
+    if settings.signing.advice:
+        _log.warning(settings.signing.advice)
+    allocating.prepare()
     serve_http(settings, partial(_load, settings, environ))
     _log.info("kmsjwks has stopped.")
 
@@ -92,6 +96,7 @@ def _loaded(settings: Settings, environ: dict[str, str], hooks: ServerHooks) -> 
         service.planner, settings.rotation.tick_interval, service.snapshots.refresh
     )
     start_warming(service)
+    allocating.trim_when_settled()
     if settings.rotation.scheduler:
         scheduler.start()
     service.failover_keeper().start()

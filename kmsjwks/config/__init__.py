@@ -23,6 +23,7 @@ from kmsjwks.config.settings import (
     RotationSettings,
     ServerSettings,
     Settings,
+    SigningSettings,
     SnapshotSettings,
     StateSettings,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "RotationSettings",
     "ServerSettings",
     "Settings",
+    "SigningSettings",
     "SnapshotSettings",
     "StateSettings",
     "find_config_file",

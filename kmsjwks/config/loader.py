@@ -24,6 +24,7 @@ from kmsjwks.config.settings import (
     RotationSettings,
     ServerSettings,
     Settings,
+    SigningSettings,
     SnapshotSettings,
     StateSettings,
 )
@@ -111,6 +112,7 @@ def _settings(document: schema.Document, path: Path, base_directory: Path) -> Se
         ),
         state=StateSettings(directory=base_directory / document.state.directory),
         audit=_audit(document.audit, base_directory),
+        signing=SigningSettings(document.signing.verification),
         jwks=limits.jwks(document.jwks),
         quotas=limits.quotas(document.quotas),
         snapshot=SnapshotSettings(refresh_interval=document.snapshot.refresh_interval),
@@ -148,6 +150,7 @@ def _server(table: schema.Server, base_directory: Path) -> ServerSettings:
         port=table.port,
         unix_socket=base_directory / table.unix_socket if table.unix_socket else None,
         workers=table.workers,
+        worker_cpu_affinity=table.worker_cpu_affinity,
         max_concurrency=table.max_concurrency,
         base_url=table.base_url or f"http://{host}:{table.port}",
         max_body_bytes=table.max_body_bytes,

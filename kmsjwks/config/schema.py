@@ -19,7 +19,7 @@ from kmsjwks.config.caller_tables import (
     Mtls,
     Oidc,
 )
-from kmsjwks.config.settings import Durability, JwksAccess, LogFormat, LogLevel
+from kmsjwks.config.settings import Durability, JwksAccess, LogFormat, LogLevel, Verification
 from kmsjwks.config.table import Table
 
 Name = Annotated[str, AfterValidator(values.name)]
@@ -50,6 +50,7 @@ BaseUrl = Annotated[str, AfterValidator(values.base_url)]
 DatabaseUrl = Annotated[str, AfterValidator(values.database_url)]
 BackendType = Annotated[str, AfterValidator(values.backend_type)]
 QuotaText = Annotated[str, AfterValidator(values.quota)]
+WorkerCpuAffinity = Literal["auto", "off"]
 Burst = Annotated[int, AfterValidator(values.between(1, 10**9))]
 
 
@@ -58,6 +59,7 @@ class Server(Table):
     port: Port = 8080
     unix_socket: SocketPath = ""
     workers: Workers = 0
+    worker_cpu_affinity: WorkerCpuAffinity = "auto"
     max_concurrency: Concurrency = 128
     base_url: BaseUrl | None = None
     max_body_bytes: BodyBytes = 65536
@@ -82,6 +84,10 @@ class Audit(Table):
     checkpoint_keyset: CheckpointKeyset = ""
     checkpoint_interval: CheckpointSeconds = 60.0
     checkpoint_targets: list[CheckpointTarget] = Field(default_factory=list)
+
+
+class Signing(Table):
+    verification: Verification = "always"
 
 
 class JwksIssuer(Table):
@@ -182,6 +188,7 @@ class Document(Table):
     database: Database = Database()
     state: State = State()
     audit: Audit = Audit()
+    signing: Signing = Signing()
     jwks: Jwks = Jwks()
     quotas: Quotas = Quotas()
     snapshot: Snapshot = Snapshot()

@@ -18,6 +18,8 @@ from kmsjwks.domain.quotas import QuotaPlan
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["json", "text"]
 Durability = Literal["os", "disk"]
+Verification = Literal["always", "sampled", "off"]
+WorkerCpuAffinity = Literal["auto", "off"]
 JwksAccess = Literal["public", "authenticated"]
 CertificateSource = Literal["rfc9440", "nginx", "envoy"]
 
@@ -26,7 +28,8 @@ CertificateSource = Literal["rfc9440", "nginx", "envoy"]
 class ServerSettings:
     """The HTTP listener.
 
-    ``workers`` is 0 for one a core; ``max_concurrency`` counts signing requests of one worker,
+    ``workers`` is 0 for one a CPU; ``worker_cpu_affinity`` is ``auto`` where each keeps to its own
+    when there are as many as CPUs; ``max_concurrency`` counts signing requests of one worker,
     waiting or running; ``max_body_bytes`` and ``max_batch_bytes`` (the body of a batch) are in
     bytes, ``shutdown_timeout`` in seconds.
     ``base_url`` has no trailing slash. ``unix_socket`` (absolute) is listened on instead of host
@@ -37,6 +40,7 @@ class ServerSettings:
     port: int
     unix_socket: Path | None
     workers: int
+    worker_cpu_affinity: WorkerCpuAffinity
     max_concurrency: int
     base_url: str
     max_body_bytes: int
@@ -89,6 +93,25 @@ class AuditSettings:
                 "whoever can remove records there can remove the checkpoints that show it."
             )
         return ""
+
+
+@dataclass(frozen=True, slots=True)
+class SigningSettings:
+    """``verification``: which signatures are verified with the public key before release."""
+
+    verification: Verification = "always"
+
+    @property
+    def advice(self) -> str:
+        """What an operator should know about it as it is set; empty for nothing."""
+        if self.verification == "always":
+            return ""
+        unverified = "most" if self.verification == "sampled" else "all"
+        return (
+            f'signing.verification is "{self.verification}": {unverified} signatures are released '
+            "unverified, so a faulty device could give bad tokens, or its RSA key away. See "
+            "docs/configuration.md."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +280,7 @@ class Settings:
     database: DatabaseSettings
     state: StateSettings
     audit: AuditSettings
+    signing: SigningSettings
     jwks: JwksSettings
     quotas: QuotaPlan
     snapshot: SnapshotSettings
@@ -274,3 +298,8 @@ class Settings:
     config_path: Path
     base_directory: Path
     warnings: tuple[str, ...] = ()
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """What to know of the settings, without being warned with every command."""
+        return tuple(filter(None, (self.audit.checkpoint_advice, self.signing.advice)))

@@ -48,12 +48,38 @@ class Principal:
     name: str
     grants: tuple[Grant, ...] = ()
 
+    def covering(self, action: Action, keyset: str) -> tuple[Grant, ...]:
+        """The grants that concern both, whatever they narrow."""
+        return tuple([grant for grant in self.grants if grant.covers(action, keyset)])
+
     def may(self, action: Action, keyset: str, request: TokenRequest | None = None) -> bool:
-        return any(
-            grant.covers(action, keyset)
-            and (request is None or grant.narrowing.breach(request) is None)
-            for grant in self.grants
-        )
+        return _allow(self.covering(action, keyset), request)
+
+
+def _allow(covering: tuple[Grant, ...], request: TokenRequest | None) -> bool:
+    """One is enough, and has to allow all of it."""
+    if request is None:
+        return bool(covering)
+    return any(grant.narrowing.breach(request) is None for grant in covering)
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """That a principal may do something with a keyset, so far as no narrowing is in the way:
+    for many tokens, each of which is then asked about. Made by ``permit``."""
+
+    principal: Principal
+    action: Action
+    keyset: str
+    covering: tuple[Grant, ...]
+
+    def require(self, request: TokenRequest) -> None:
+        """
+        Raises:
+            NotGranted: none of the grants allows such a token.
+        """
+        if not _allow(self.covering, request):
+            raise _refusal(self.principal, self.action, self.keyset, request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +136,29 @@ def require(
         Forbidden: no grant of the principal covers this.
         NotGranted: one does, but not for such a token.
     """
-    if principal.may(action, keyset, request):
-        return
+    if not principal.may(action, keyset, request):
+        raise _refusal(principal, action, keyset, request)
+
+
+def permit(principal: Principal, action: Action, keyset: str) -> Permission:
+    """
+    Raises:
+        Forbidden: no grant of the principal covers this.
+    """
+    covering = principal.covering(action, keyset)
+    if not covering:
+        raise _refusal(principal, action, keyset, None)
+    return Permission(principal, action, keyset, covering)
+
+
+def _refusal(
+    principal: Principal, action: Action, keyset: str, request: TokenRequest | None
+) -> Forbidden | NotGranted:
     decision = decide(principal, action, keyset, request)
     if not decision.rule and not decision.member:
-        raise Forbidden(f"{decision.why} Ask the operator for one.")
+        return Forbidden(f"{decision.why} Ask the operator for one.")
     where = f" (rule {decision.rule})" if decision.rule else ""
-    raise NotGranted(
+    return NotGranted(
         f"The grant of {principal.name}{where} does not allow this token: {decision.why}",
         member=decision.member,
     )

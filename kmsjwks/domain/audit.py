@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from enum import StrEnum
+from json.encoder import encode_basestring as quoted
 from typing import Any, Protocol
 
 from kmsjwks.domain import strictjson
+from kmsjwks.domain.errors import MalformedJson
 
 GENESIS = "0" * 64
 """``prev`` of the first record of a chain."""
@@ -55,6 +58,25 @@ class SigningRecord:
             "claims_sha256": self.claims_sha256,
             "request_id": self.request_id,
         }
+
+    def encoded(self) -> bytes:
+        """``encode(as_event())``, for which a general encoder takes more than twice as long.
+
+        Raises:
+            MalformedJson: as ``encode``.
+        """
+        if not math.isfinite(self.time):
+            raise MalformedJson("The time of an audit record is not a number.")
+        line = (
+            f'{{"event":"jwt.signed","time":{round(self.time, 3)!r}'
+            f',"principal":{quoted(self.principal)},"keyset":{quoted(self.keyset)}'
+            f',"kid":{quoted(self.kid)},"jti":{quoted(self.jti)},"exp":{self.exp}'
+            f',"claims_sha256":{quoted(self.claims_sha256)},"request_id":{quoted(self.request_id)}}}'
+        )
+        try:
+            return line.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise MalformedJson("A member of an audit record is not Unicode text.") from error
 
 
 class Phase(StrEnum):
@@ -126,6 +148,14 @@ def encode(event: dict[str, Any]) -> bytes:
         MalformedJson: a value that JSON cannot carry.
     """
     return strictjson.dumps(event)
+
+
+def encode_record(record: AuditRecord) -> bytes:
+    """
+    Raises:
+        MalformedJson: a value that JSON cannot carry.
+    """
+    return record.encoded() if isinstance(record, SigningRecord) else encode(record.as_event())
 
 
 def link(body: bytes, chain: str, sequence: int, previous: str) -> tuple[bytes, str]:

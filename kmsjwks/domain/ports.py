@@ -338,6 +338,10 @@ class KeyStore(Protocol):
             Conflict: the lease is final.
         """
 
+    def extend_leases(self, leases: Sequence[Lease]) -> Sequence[Lease]:
+        """As ``extend_lease`` for each, in one transaction. Returns those that are final in the
+        store: they were left alone."""
+
     def finish_lease(self, kid: str, holder: str, max_exp: int) -> None:
         """``holder`` signs with this key no more; ``max_exp`` is exact, and replaces what was
         reserved. Makes the lease where there is none."""

@@ -25,12 +25,13 @@ _HASHES: dict[str, Callable[[], hashes.HashAlgorithm]] = {
     "sha384": hashes.SHA384,
     "sha512": hashes.SHA512,
 }
+_DIGESTS = {"sha256": hashlib.sha256, "sha384": hashlib.sha384, "sha512": hashlib.sha512}
 
 
 def digest(algorithm: Algorithm, message: bytes) -> bytes:
     """The hash that the scheme signs. Only for algorithms that have one."""
     assert algorithm.hash is not None
-    return hashlib.new(algorithm.hash, message).digest()
+    return _DIGESTS[algorithm.hash](message).digest()
 
 
 def raw_from_der(der: bytes, algorithm: Algorithm) -> bytes:

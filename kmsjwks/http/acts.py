@@ -10,7 +10,7 @@ from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
 
-from flask import Response, g, request
+from flask import Response, request
 
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.access import Action, require
@@ -18,6 +18,7 @@ from kmsjwks.domain.approvals import Approval
 from kmsjwks.domain.errors import InvalidRequest, KmsJwksError, UnsupportedAlgorithm
 from kmsjwks.http.bodies import read_object
 from kmsjwks.http.context import HttpContext
+from kmsjwks.http.request_ids import request_id_of
 from kmsjwks.services.acting import Actor, Proposal
 
 Members = Mapping[str, type | tuple[type, ...]]
@@ -42,7 +43,7 @@ def acting(
     principal = context.principal(request)
     require(principal, action, name)
     body = read_object(request, members, optional=optional)
-    return Actor(principal.name, body.get("dry_run", False), g.request_id), body
+    return Actor(principal.name, body.get("dry_run", False), request_id_of(request)), body
 
 
 @contextmanager

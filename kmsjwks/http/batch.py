@@ -8,23 +8,24 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from flask import Blueprint, Request, Response, g, request
+from flask import Blueprint, Response, request
+from werkzeug.wrappers import Request
 
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.access import Action, require
 from kmsjwks.domain.errors import InvalidRequest, KmsJwksError, RequestTooLarge
+from kmsjwks.http.answers import Answer, response_of
 from kmsjwks.http.bodies import check_members, read_object
 from kmsjwks.http.context import HttpContext
-from kmsjwks.http.keysets import SIGN_MEMBERS
 from kmsjwks.http.problems import problem_members
+from kmsjwks.http.request_ids import request_id_of
+from kmsjwks.http.signing import SIGN_MEMBERS, token_members
 from kmsjwks.services.signing import Caller, SignedToken, SignRequest
 
 BATCH_MEMBERS: Mapping[str, type] = MappingProxyType({"items": list})
 ITEM_MEMBERS: Mapping[str, type] = MappingProxyType({"reference": str, **SIGN_MEMBERS})
 MAX_ITEMS = 1000
 MAX_REFERENCE = 128  # characters
-REFUSED_ITEMS = "kmsjwks_refused_items"
-"""In Flask's ``g``: how many items of the batch got no token, by code."""
 
 _log = logging.getLogger(__name__)
 Outcome = SignedToken | KmsJwksError
@@ -34,8 +35,7 @@ def blueprint(context: HttpContext) -> Blueprint:
     routes = Blueprint("batch", __name__, url_prefix="/v1/keysets")
     server = context.service.settings.server
 
-    @routes.post("/<name>/sign/jwt/batch")
-    def sign_batch(name: str) -> Response:
+    def sign_batch(name: str) -> Answer:
         caller = context.caller(request)
         require(caller.principal, Action.SIGN, name)
         context.count_use(caller, name)  # the first item, so that who may send none is not read
@@ -44,9 +44,17 @@ def blueprint(context: HttpContext) -> Blueprint:
             long = _may_be_long(request, server.max_body_bytes)
             asked = [_asked(item, server.max_body_bytes if long else None) for item in items]
             outcomes = _sign(context, caller, name, asked)
-        _tell(outcomes)
-        results = [_result(item, one) for item, one in zip(items, outcomes, strict=True)]
-        return Response(strictjson.dumps({"results": results}), content_type="application/json")
+        request_id = request_id_of(request)
+        _tell(context, outcomes, request_id)
+        both = zip(items, outcomes, strict=True)
+        results = [_result(item, one, request_id) for item, one in both]
+        return Answer(strictjson.dumps({"results": results}), "application/json")
+
+    counted = context.refusals_counted(sign_batch)
+
+    @routes.post("/<name>/sign/jwt/batch", endpoint="sign_batch")
+    def respond(name: str) -> Response:
+        return response_of(counted(name))
 
     return routes
 
@@ -99,33 +107,26 @@ def _sign(
     return [next(signed) if isinstance(one, SignRequest) else one for one in counted]
 
 
-def _tell(outcomes: Sequence[Outcome]) -> None:
+def _tell(context: HttpContext, outcomes: Sequence[Outcome], request_id: str) -> None:
     """For the metrics and the log; of the errors of one code the first."""
     refused = [one for one in outcomes if isinstance(one, KmsJwksError)]
     if not refused:
         return
     tally = Counter(one.code for one in refused)
-    setattr(g, REFUSED_ITEMS, tally)
     firsts = {one.code: one for one in reversed(refused)}
     for code, error in firsts.items():
-        if problem_members(error, g.request_id)[1] >= 500:
-            _log.error("request %s: %s: %s (items: %d)", g.request_id, code, error, tally[code])
+        context.refused(code, tally[code])
+        if problem_members(error, request_id)[1] >= 500:
+            _log.error("request %s: %s: %s (items: %d)", request_id, code, error, tally[code])
 
 
-def _result(item: Any, outcome: Outcome) -> dict[str, Any]:
+def _result(item: Any, outcome: Outcome, request_id: str) -> dict[str, Any]:
     reference = item.get("reference") if isinstance(item, dict) else None
     if not isinstance(reference, str) or len(reference) > MAX_REFERENCE:
         reference = None
     if isinstance(outcome, SignedToken):
-        return {
-            "reference": reference,
-            "token": outcome.token,
-            "kid": outcome.kid,
-            "alg": outcome.alg,
-            "exp": outcome.exp,
-            "jti": outcome.jti,
-        }
-    problem, _, headers = problem_members(outcome, g.request_id)
+        return {"reference": reference, **token_members(outcome)}
+    problem, _, headers = problem_members(outcome, request_id)
     if "Retry-After" in headers:
         problem["retry_after"] = int(headers["Retry-After"])
     return {"reference": reference, "error": problem}

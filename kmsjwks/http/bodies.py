@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Request
+from werkzeug.wrappers import Request
 
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
@@ -20,6 +20,7 @@ UNREAD = "kmsjwks.unread"
 READ = "kmsjwks.read"
 """In the WSGI environ where a body was read to its end."""
 
+_JSON = "application/json"
 _LONGEST_CONTENT_TYPE = 256  # characters
 _DISCARDED_BYTES, _CHUNK_BYTES = 32 * 1024 * 1024, 256 * 1024
 
@@ -38,20 +39,33 @@ def read_object(
     data = _read(request)  # before any answer: the server closes the connection on an unread body
     if optional and not data:
         return {}
-    content_type = request.headers.get("Content-Type", "")
-    if len(content_type) > _LONGEST_CONTENT_TYPE or "," in content_type:
-        raise UnsupportedMediaType("Send one Content-Type, application/json.")
-    if request.mimetype != "application/json":
-        raise UnsupportedMediaType("Send the body as Content-Type: application/json.")
-    if request.mimetype_params.get("charset", "utf-8").lower() != "utf-8":
-        raise UnsupportedMediaType("JSON is UTF-8 (RFC 8259 section 8.1).")
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
+    _check_encoding(request)
     value = strictjson.loads(data)
     if not isinstance(value, dict):
         raise InvalidRequest("The body must be a JSON object.")
     check_members(value, allowed)
     return value
+
+
+def _check_encoding(request: Request) -> None:
+    """
+    Raises:
+        UnsupportedMediaType
+    """
+    sent = request.headers.get("Content-Type", "")
+    if sent != _JSON:
+        _check_media_type(request, sent)
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
+
+
+def _check_media_type(request: Request, sent: str) -> None:
+    if len(sent) > _LONGEST_CONTENT_TYPE or "," in sent:
+        raise UnsupportedMediaType("Send one Content-Type, application/json.")
+    if request.mimetype != _JSON:
+        raise UnsupportedMediaType("Send the body as Content-Type: application/json.")
+    if request.mimetype_params.get("charset", "utf-8").lower() != "utf-8":
+        raise UnsupportedMediaType("JSON is UTF-8 (RFC 8259 section 8.1).")
 
 
 def check_members(value: Mapping[str, Any], allowed: Mapping[str, type | tuple[type, ...]]) -> None:
@@ -80,7 +94,9 @@ def _read(request: Request) -> bytes:
     stream = request.environ["wsgi.input"]
     request.environ[READING_SINCE] = time.monotonic()
     try:
-        data = b"" if (told or 0) > limit else bytes(stream.read(limit + 1))
+        # Not beyond its end: to see that there is no more costs the server another turn.
+        size = limit + 1 if told is None else told
+        data = b"" if (told or 0) > limit else bytes(stream.read(size))
     finally:
         del request.environ[READING_SINCE]
     if len(data) > limit or (told or 0) > limit:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from typing import ParamSpec
 
-from flask import Request, Response, g
+from flask import Response
+from werkzeug.wrappers import Request
 
 from kmsjwks.bootstrap import Service
 from kmsjwks.domain.access import Principal
 from kmsjwks.domain.errors import QuotaExceeded, Unavailable
+from kmsjwks.http.answers import Answer
 from kmsjwks.http.authentication import Authenticator, authenticate
+from kmsjwks.http.problems import code_of
 from kmsjwks.http.quotas import Quotas
+from kmsjwks.http.request_ids import request_id_of
 from kmsjwks.services.signing import Caller
 
 P = ParamSpec("P")
+Refused = Callable[[str, int], None]
+"""Told the code of a problem, and how many tokens were not signed for it."""
 
 
 class Overloaded(Unavailable):
@@ -28,14 +34,18 @@ class Overloaded(Unavailable):
 class HttpContext:
     """One per application. Thread-safe."""
 
-    def __init__(self, service: Service, chain: Sequence[Authenticator]) -> None:
-        self.service, self._chain = service, chain
+    def __init__(self, service: Service, chain: Sequence[Authenticator], refused: Refused) -> None:
+        self.service, self._chain, self.refused = service, chain, refused
         self._quotas = Quotas(service.settings.quotas, self._is_keyset)
         most = service.settings.server.max_concurrency
-        self._signing = threading.BoundedSemaphore(most)
+        self._place = _Place(
+            threading.BoundedSemaphore(most),
+            "This worker already serves as many requests as it may. Try again.",
+        )
         # A slow backend must leave places for the keysets of the others.
-        share = max(1, most * 3 // 4) if len(service.backends) > 1 else most
-        self._shares = {name: threading.BoundedSemaphore(share) for name in service.backends}
+        several, share = len(service.backends) > 1, max(1, most * 3 // 4)
+        names = service.backends if several else ()
+        self._shares = {name: threading.BoundedSemaphore(share) for name in names}
 
     def principal(self, request: Request) -> Principal:
         """Who asks for something other than a token; the request counts against his quota.
@@ -61,7 +71,7 @@ class HttpContext:
         Raises:
             Unauthenticated
         """
-        return Caller(self.reader(request), g.request_id)
+        return Caller(self.reader(request), request_id_of(request))
 
     def count_use(self, caller: Caller, keyset: str) -> None:
         """To be called once the caller is known to have a grant.
@@ -80,6 +90,19 @@ class HttpContext:
     def _is_keyset(self, name: str) -> bool:
         return self.service.snapshots.keyset(name) is not None
 
+    def refusals_counted(self, view: Callable[P, Answer]) -> Callable[P, Answer]:
+        """A view of signing that tells ``refused`` of what it raises."""
+
+        @wraps(view)
+        def run(*args: P.args, **kwargs: P.kwargs) -> Answer:
+            try:
+                return view(*args, **kwargs)
+            except Exception as error:
+                self.refused(code_of(error), 1)
+                raise
+
+        return run
+
     def bounded(self, view: Callable[P, Response]) -> Callable[P, Response]:
         """A view that as a whole counts as waiting for a device or a client."""
 
@@ -90,41 +113,47 @@ class HttpContext:
 
         return run
 
-    @contextmanager
-    def bulkhead(self) -> Iterator[None]:
+    def bulkhead(self) -> AbstractContextManager[None]:
         """At most ``max_concurrency`` requests wait for a device or a client, whatever these do;
         the server has more threads than that, and they are for the JWKS and health.
 
         Raises:
-            Overloaded
+            Overloaded: on entering.
         """
-        if not self._signing.acquire(blocking=False):
-            raise Overloaded("This worker already serves as many requests as it may. Try again.")
-        try:
-            yield
-        finally:
-            self._signing.release()
+        return self._place
 
     @contextmanager
-    def backend_share(self, keyset: str) -> Iterator[None]:
+    def _shared(self, share: threading.BoundedSemaphore) -> Iterator[None]:
+        when_none = "This worker waits for the signing backend as often as it may."
+        with _Place(share, when_none), self._place:
+            yield
+
+    def backend_share(self, keyset: str) -> AbstractContextManager[None]:
         """The bulkhead, and in it at most three quarters for those who wait for the backend that
-        the keyset signs in.
+        the keyset signs in, where there are several.
 
         Raises:
-            Overloaded
+            Overloaded: on entering.
         """
-        share = self._shares.get(self._backend_of(keyset))
-        if share is not None and not share.acquire(blocking=False):
-            raise Overloaded("This worker waits for the signing backend as often as it may.")
-        try:
-            with self.bulkhead():
-                yield
-        finally:
-            if share is not None:
-                share.release()
+        share = self._shares.get(self._backend_of(keyset)) if self._shares else None
+        return self._place if share is None else self._shared(share)
 
     def _backend_of(self, keyset: str) -> str:
         snapshot = self.service.snapshots.known()
         ready = snapshot.keysets.get(keyset) if snapshot else None
         active = ready.active_at(self.service.clock.now()) if ready else None
         return active.key.backend if active else ""
+
+
+class _Place:
+    """One of a number of places, taken without waiting; the same object for all who take one."""
+
+    def __init__(self, places: threading.BoundedSemaphore, when_none: str) -> None:
+        self._places, self._when_none = places, when_none
+
+    def __enter__(self) -> None:
+        if not self._places.acquire(blocking=False):
+            raise Overloaded(self._when_none)
+
+    def __exit__(self, *_: object) -> None:
+        self._places.release()

@@ -14,40 +14,24 @@ from kmsjwks.domain.access import Action, require
 from kmsjwks.domain.errors import InvalidRequest, KeysetNotFound
 from kmsjwks.domain.jwk import public_jwk
 from kmsjwks.domain.keys import Key, Standby
+from kmsjwks.http.answers import response_of
 from kmsjwks.http.bodies import read_object
 from kmsjwks.http.context import HttpContext
 from kmsjwks.http.rulemembers import shown_rules
-from kmsjwks.services.signing import SignRequest
+from kmsjwks.http.signing import view as signing_view
 from kmsjwks.services.snapshot import ReadyKeyset
 
-SIGN_MEMBERS: Mapping[str, type] = MappingProxyType({"claims": dict, "ttl": int, "headers": dict})
 VERIFY_MEMBERS: Mapping[str, type] = MappingProxyType({"token": str})
 
 
 def blueprint(context: HttpContext) -> Blueprint:
     routes = Blueprint("keysets", __name__, url_prefix="/v1/keysets")
     signing, snapshots = context.service.signing, context.service.snapshots
+    sign = signing_view(context)
 
     @routes.post("/<name>/sign/jwt")
     def sign_jwt(name: str) -> Response:
-        caller = context.caller(request)
-        require(caller.principal, Action.SIGN, name)
-        context.count_use(caller, name)
-        with context.backend_share(name):  # around the body too: a client may stall
-            body = read_object(request, SIGN_MEMBERS)
-            if "claims" not in body:
-                raise InvalidRequest("The member 'claims' is missing.")
-            wanted = SignRequest(body["claims"], body.get("ttl"), body.get("headers", {}))
-            signed = signing.sign_jwt(caller, name, wanted)
-        return _json(
-            {
-                "token": signed.token,
-                "kid": signed.kid,
-                "alg": signed.alg,
-                "exp": signed.exp,
-                "jti": signed.jti,
-            }
-        )
+        return response_of(sign(request, name))
 
     @routes.post("/<name>/verify")
     def verify(name: str) -> Response:

@@ -14,32 +14,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask
 from prometheus_client import Counter, Gauge
 
 from kmsjwks.bootstrap import Service
-from kmsjwks.domain import strictjson
 from kmsjwks.domain.errors import KmsJwksError
 from kmsjwks.domain.failover import is_ready
 from kmsjwks.domain.keys import KeyState
 from kmsjwks.domain.rotation import active_key, is_blocked, is_failed_over, spares
 from kmsjwks.http.app import create_app
-from kmsjwks.http.batch import REFUSED_ITEMS
-from kmsjwks.http.problems import MEDIA_TYPE
+from kmsjwks.http.context import Refused
 from kmsjwks.services.scheduler import Scheduler
 from kmsjwks.services.signing import Caller, SignedToken, SigningService, SignRequest
 from kmsjwks.services.snapshot import ReadyKeyset, Snapshot
 from kmsjwks.services.verifying import Verification
 
 SAMPLE_INTERVAL = 1.0  # seconds
-_SIGN = frozenset({"keysets.sign_jwt", "batch.sign_batch"})  # the endpoints
 _log = logging.getLogger(__name__)
 
 
 def metered_app(service: Service, scheduler: Scheduler) -> Flask:
     """The application, counting; and a thread that shows how the worker does."""
-    app = create_app(replace(service, signing=MeteredSigning(service.signing)))
-    count_refusals(app)
+    app = create_app(replace(service, signing=MeteredSigning(service.signing)), _refusals())
     Sampler(service, scheduler).start()
     return app
 
@@ -82,9 +78,8 @@ class MeteredSigning(SigningService):
         return self._inner.verify(caller, keyset, token)
 
 
-def count_refusals(app: Flask) -> None:
-    """Count every request to sign, and every item of a batch, that gets no token, by the code of
-    its problem document."""
+def _refusals() -> Refused:
+    """Counts requests to sign, and items of batches, that get no token."""
     refused = Counter(
         "kmsjwks_sign_refused",
         "Requests to sign, and items of batches, that got no token, by problem code.",
@@ -92,17 +87,10 @@ def count_refusals(app: Flask) -> None:
         registry=None,
     )
 
-    def count(response: Response) -> Response:
-        if request.endpoint not in _SIGN:
-            return response
-        if response.mimetype == MEDIA_TYPE:
-            problem: Any = strictjson.loads(response.get_data())
-            refused.labels(str(problem["code"])).inc()
-        for code, times in g.get(REFUSED_ITEMS, Tally()).items():
-            refused.labels(code).inc(times)
-        return response
+    def count(code: str, times: int) -> None:
+        refused.labels(code).inc(times)
 
-    app.after_request(count)
+    return count
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ import math
 from http import HTTPStatus
 from typing import Any
 
-from flask import Flask, Response, g
 from werkzeug.exceptions import HTTPException
 
 from kmsjwks.domain import errors, strictjson
+from kmsjwks.http.answers import Answer
 
 MEDIA_TYPE = "application/problem+json"
 _log = logging.getLogger(__name__)
@@ -99,38 +99,45 @@ def problem_members(
     return _members(error.code, error.title, status, detail, **members), status, headers
 
 
-def register(app: Flask) -> None:
-    @app.errorhandler(errors.KmsJwksError)
-    def on_domain_error(error: errors.KmsJwksError) -> Response:
-        body, status, headers = problem_of(error, g.request_id)
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            _log.error("request %s: %s: %s", g.request_id, error.code, error)
-        return Response(body, status=status, headers=headers)
+def answer_to(error: Exception, request_id: str) -> Answer:
+    """The problem document for whatever a view raised, and a line in the log where the service is
+    at fault."""
+    if isinstance(error, errors.KmsJwksError):
+        if status_of(type(error)) >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            _log.error("request %s: %s: %s", request_id, error.code, error)
+        return _answer(*problem_of(error, request_id))
+    if isinstance(error, HTTPException):
+        return _answer_of_server(error, request_id)
+    # The type and the place, not the text: it could quote a claim.
+    _log.error("request %s: unexpected %s at %s", request_id, type(error).__name__, _place(error))
+    return _answer(*problem_of(errors.KmsJwksError(), request_id))
 
-    @app.errorhandler(HTTPException)
-    def on_http_error(error: HTTPException) -> Response:
-        status = HTTPStatus(error.code or 500)
-        code = status.phrase.lower().replace(" ", "-")
-        body = problem_body(
-            code,
-            status.phrase,
-            status,
-            _DETAILS.get(status, status.description or status.phrase),
-            request_id=g.request_id,
-        )
-        headers = {
-            name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")
-        }
-        return Response(body, status=status, headers=headers, content_type=MEDIA_TYPE)
 
-    @app.errorhandler(Exception)
-    def on_bug(error: Exception) -> Response:
-        # The type and the place, not the text: it could quote a claim.
-        _log.error(
-            "request %s: unexpected %s at %s", g.request_id, type(error).__name__, _place(error)
-        )
-        body, status, headers = problem_of(errors.KmsJwksError(), g.request_id)
-        return Response(body, status=status, headers=headers)
+def code_of(error: Exception) -> str:
+    """The code in the problem document for what a view of ours raised."""
+    return error.code if isinstance(error, errors.KmsJwksError) else errors.KmsJwksError.code
+
+
+def _answer(body: bytes, status: int, headers: dict[str, str]) -> Answer:
+    content_type = headers.pop("Content-Type")
+    return Answer(body, content_type, status, headers)
+
+
+def _answer_of_server(error: HTTPException, request_id: str) -> Answer:
+    """What Flask or Werkzeug found wrong."""
+    status = HTTPStatus(error.code or 500)
+    code = status.phrase.lower().replace(" ", "-")
+    body = problem_body(
+        code,
+        status.phrase,
+        status,
+        _DETAILS.get(status, status.description or status.phrase),
+        request_id=request_id,
+    )
+    headers = {
+        name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After")
+    }
+    return Answer(body, MEDIA_TYPE, status, headers)
 
 
 _DETAILS = {

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from flask import Blueprint, Response, request
+from werkzeug.wrappers import Request
 
 from kmsjwks.config import JwksSettings
 from kmsjwks.domain.documents import Document
 from kmsjwks.domain.errors import NotFound
+from kmsjwks.http.answers import Answer, response_of
 from kmsjwks.http.context import HttpContext
 
 _CORS: Mapping[str, str] = MappingProxyType(
@@ -34,11 +36,11 @@ _PATTERNS = (
 )
 
 
-def blueprint(context: HttpContext) -> Blueprint:
-    routes = Blueprint("publication", __name__)
+def view(context: HttpContext) -> Callable[[Request], Answer]:
+    """Of a request for a document. What it raises is for ``problems.answer_to``."""
     snapshots, access = context.service.snapshots, context.service.settings.jwks
 
-    def document(**_: str) -> Response:
+    def document(request: Request) -> Answer:
         found = snapshots.documents().get(request.path)
         public = _is_public(found, access)
         if not public:
@@ -46,25 +48,43 @@ def blueprint(context: HttpContext) -> Blueprint:
         if found is None:
             raise NotFound("No issuer is published at this address.")
         headers = _headers(found, access.max_age, public)
-        # RFC 9110 section 13.1.2: weak comparison, lists and '*'.
-        if request.if_none_match.contains_weak(found.etag.strip('"')):
-            return Response(status=304, headers=headers)
-        return Response(found.body, headers=headers, content_type=found.media_type)
+        if _is_held(request, found):
+            return Answer(b"", "", 304, headers)
+        return Answer(found.body, found.media_type, 200, headers)
+
+    return document
+
+
+def blueprint(context: HttpContext) -> Blueprint:
+    routes = Blueprint("publication", __name__)
+    snapshots, access = context.service.snapshots, context.service.settings.jwks
+    answer = view(context)
+
+    def document(**_: str) -> Response:
+        return response_of(answer(request))
 
     def preflight(**_: str) -> Response:
         public = access.all_public or _is_public(snapshots.documents().get(request.path), access)
         return Response(status=204, headers=_PREFLIGHT if public else {})
 
     for number, pattern in enumerate(_PATTERNS):
-        for view, method in ((document, "GET"), (preflight, "OPTIONS")):
+        for function, method in ((document, "GET"), (preflight, "OPTIONS")):
             routes.add_url_rule(
                 pattern,
                 f"{method} {number}",
-                view,
+                function,
                 methods=[method],
                 provide_automatic_options=False,
             )
     return routes
+
+
+def _is_held(request: Request, found: Document) -> bool:
+    """RFC 9110 section 13.1.2: weak comparison, lists and '*'."""
+    sent = request.headers.get("If-None-Match")
+    if sent is None or sent == found.etag:  # what clients send, without parsing it
+        return sent is not None
+    return request.if_none_match.contains_weak(found.etag.strip('"'))
 
 
 def _is_public(found: Document | None, access: JwksSettings) -> bool:

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import re
 import secrets
+from itertools import count
 
-from flask import Request
+from werkzeug.wrappers import Request
 
 REQUEST_ID = "kmsjwks.request_id"  # in the WSGI environ, for whoever answers in a view's place
 _HARMLESS = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
-def take_request_id(request: Request) -> str:
-    sent = request.headers.get("X-Request-Id", "")
-    chosen = sent if _HARMLESS.fullmatch(sent) else secrets.token_hex(8)
-    request.environ[REQUEST_ID] = chosen
-    return chosen
+class RequestIds:
+    """One per application. Ours are unique over all processes and need not be secret: counting
+    costs a request no system call."""
+
+    def __init__(self) -> None:
+        self._process, self._numbers = secrets.token_hex(8), count()
+
+    def take(self, request: Request) -> str:
+        """Choose the request's id, and keep it in its environ."""
+        sent = request.headers.get("X-Request-Id")
+        if sent is not None and _HARMLESS.fullmatch(sent):
+            chosen = sent
+        else:
+            chosen = f"{self._process}-{next(self._numbers):x}"
+        request.environ[REQUEST_ID] = chosen
+        return chosen
+
+
+def request_id_of(request: Request) -> str:
+    """What ``RequestIds.take`` chose."""
+    return str(request.environ[REQUEST_ID])
 
 
 UNSAFE = {"X-Kmsjwks-Unsafe": "rotation.development"}

@@ -31,10 +31,11 @@ from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 
 from kmsjwks.bootstrap import Service
-from kmsjwks.config import Settings
+from kmsjwks.config import ServerSettings, Settings
 from kmsjwks.domain.errors import KmsJwksError
 from kmsjwks.domain.ports import ServerHooks
 from kmsjwks.http import metrics
+from kmsjwks.http.affinity import keep_to_one_cpu, worker_count
 from kmsjwks.http.metrics import MetricsServer
 from kmsjwks.http.request_ids import UNSAFE
 from kmsjwks.http.wsgi import InFlight, Reply, WsgiApp, wsgi_callback
@@ -87,11 +88,13 @@ class Server(granian_mp.MPServer):
         time.sleep(0.2)  # a worker that dies at once is tried five times a second, not more
 
 
-def _spawn_worker(*args: Any) -> None:
-    """In the new worker process: use our callback where granian would use its own."""
+def _spawn_worker(server: ServerSettings, workers: int, number: int, *args: Any) -> None:
+    """In the new worker process: use our callback where granian would use its own. ``number`` is
+    granian's, from 1."""
     _end_with_the_service()
+    keep_to_one_cpu(server, workers, number - 1)
     granian_mp._wsgi_call_wrap = _use_ours  # type: ignore[attr-defined,assignment]
-    Server._spawn_wsgi_worker(*args)
+    Server._spawn_wsgi_worker(number, *args)
 
 
 def _end_with_the_service() -> None:
@@ -106,15 +109,13 @@ def _end_with_the_service() -> None:
         os._exit(0)
 
 
-def _workers(settings: Settings) -> int:
-    return settings.server.workers or os.cpu_count() or 1
-
-
 def _use_ours(serve: Any, _scope_options: Any, _access_log: Any) -> Any:
     return serve
 
 
-def _load_worker(load: LoadApp, settings: Settings) -> Callable[[Reply, dict[str, Any]], None]:
+def _load_worker(
+    load: LoadApp, settings: Settings, workers: int
+) -> Callable[[Reply, dict[str, Any]], None]:
     in_flight = InFlight(UNSAFE if settings.rotation.development else {})
     threading.Thread(
         target=_watch_senders, args=(in_flight,), name="kmsjwks-senders", daemon=True
@@ -123,7 +124,7 @@ def _load_worker(load: LoadApp, settings: Settings) -> Callable[[Reply, dict[str
         on_stall=in_flight.answer_for,
         on_audit_stall=in_flight.answer_for_audit,
         replace_process=partial(replace_worker, settings.state.directory),
-        workers=_workers(settings),
+        workers=workers,
     )
     return wsgi_callback(load(hooks), in_flight)
 
@@ -235,6 +236,7 @@ def serve(settings: Settings, load: LoadApp) -> None:
     # Forked workers share this process's settings; nothing here has threads or an open device.
     multiprocessing.set_start_method("fork", force=True)
     settings.state.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    workers = worker_count(server)
     granian = Server(
         target="kmsjwks",
         address=server.host,
@@ -242,7 +244,7 @@ def serve(settings: Settings, load: LoadApp) -> None:
         uds=server.unix_socket,
         uds_permissions=_SOCKET_MODE,
         interface=Interfaces.WSGI,
-        workers=_workers(settings),
+        workers=workers,
         blocking_threads=server.max_concurrency + _RESERVED_THREADS,
         http=HTTPModes.http1,
         respawn_failed_workers=True,
@@ -252,7 +254,7 @@ def serve(settings: Settings, load: LoadApp) -> None:
     )
     granian.metrics = metrics_server
     granian.serve(
-        spawn_target=_spawn_worker,
-        target_loader=partial(_load_worker, load, settings),
+        spawn_target=partial(_spawn_worker, server, workers),
+        target_loader=partial(_load_worker, load, settings, workers),
         wrap_loader=False,
     )

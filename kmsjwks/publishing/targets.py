@@ -12,7 +12,6 @@ from urllib.parse import unquote, urlsplit
 from kmsjwks.domain.documents import JWKS_NAME
 from kmsjwks.domain.errors import ConfigurationError, InvalidRequest, PublicationFailed
 from kmsjwks.domain.ports import DocumentTarget
-from kmsjwks.publishing.endpoints import EndpointTarget
 from kmsjwks.publishing.files import DirectoryTarget, FileTarget
 from kmsjwks.publishing.names import check_name
 
@@ -71,6 +70,8 @@ def checkpoint_target_for(
     scheme = _SCHEME.match(uri)
     kind = scheme.group(1).lower() if scheme else ""
     if kind in ("http", "https"):
+        from kmsjwks.publishing.endpoints import EndpointTarget  # noqa: PLC0415  # 4 MB with urllib3, for those who use it
+
         return EndpointTarget(uri)
     if kind == "s3":
         return _bucket(uri, endpoint, environ)

@@ -94,6 +94,9 @@ class AuditedKeyStore:
     def extend_lease(self, kid: str, holder: str, max_exp: int) -> None:
         self._store.extend_lease(kid, holder, max_exp)
 
+    def extend_leases(self, leases: Sequence[Lease]) -> Sequence[Lease]:
+        return self._store.extend_leases(leases)
+
     def finish_lease(self, kid: str, holder: str, max_exp: int) -> None:
         self._store.finish_lease(kid, holder, max_exp)
 

@@ -15,12 +15,16 @@ from kmsjwks.domain.checkpointproof import CHECKPOINT_MEDIA_TYPE, CHECKPOINT_TYP
 from kmsjwks.domain.checkpoints import Checkpoint
 from kmsjwks.domain.documents import Document, make_document
 from kmsjwks.domain.errors import (
+    BackendProtocolError,
     BackendUnavailable,
     KeysetUnusable,
     KmsJwksError,
     PublicationFailed,
 )
+from kmsjwks.domain.jws import read_compact
+from kmsjwks.domain.keys import Key
 from kmsjwks.domain.ports import AuditSink, Clock, DocumentTarget
+from kmsjwks.domain.signatures import make_verifier
 from kmsjwks.services.snapshot import ActiveKey, SnapshotKeeper
 
 _log = logging.getLogger(__name__)
@@ -137,11 +141,28 @@ class CheckpointSigner:
 
     def _signed(self, head: ChainHead, active: ActiveKey) -> tuple[Checkpoint, str]:
         made = Checkpoint(int(self._clock.now()), (head,), self._previous)
-        return made, active.signer.compact({"typ": CHECKPOINT_TYP}, made.payload())
+        token = active.signer.compact({"typ": CHECKPOINT_TYP}, made.payload())
+        _verify(token, active.key)
+        return made, token
 
     def _record(self, active: ActiveKey, sha256: str) -> CheckpointRecord:
         now = self._clock.now()
         return CheckpointRecord(now, self._keyset, active.key.kid, self._previous, sha256)
+
+
+def _verify(token: str, key: Key) -> None:
+    """Whatever is verified of others: an archive keeps a checkpoint for years, and it is to prove
+    something then.
+
+    Raises:
+        BackendProtocolError
+    """
+    _, _, message, signature = read_compact(token)
+    if not make_verifier(key.algorithm, key.spki)(message, signature):
+        raise BackendProtocolError(
+            "The backend returned a signature that its own public key does not verify. "
+            "The checkpoint was not released; check the device."
+        )
 
 
 def _only_one_between(before: ChainHead, after: ChainHead | None) -> bool:

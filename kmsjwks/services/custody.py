@@ -18,12 +18,16 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Occasion:
-    """Who asked for the report, when (seconds), of which installation and program version."""
+    """Who asked for the report, when (seconds), of which installation and program version.
+
+    ``verification``: which signatures this configuration has verified before release.
+    """
 
     installation: str
     version: str
     time: int
     asked_by: str
+    verification: str
     development: bool = False
 
 

@@ -8,11 +8,11 @@ next key replaces its reservation by what it really signed; one that dies leaves
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kmsjwks.domain.errors import Conflict, StoreUnavailable
-from kmsjwks.domain.ports import KeyStore
+from kmsjwks.domain.errors import StoreUnavailable
+from kmsjwks.domain.ports import KeyStore, Lease
 
 _SETTLE_AFTER = 30  # seconds after its last use: longer than any call into a backend may take
 
@@ -59,17 +59,23 @@ class LeaseKeeper:
         Raises:
             StoreUnavailable
         """
-        for kid, lifetime in lifetimes.items():
-            with self._lock:
-                if self._closed:
-                    return
-                held = self._held.setdefault(kid, _Held(self._holder))
+        low: list[tuple[_Held, Lease]] = []
+        with self._lock:
+            if self._closed:
+                return
+            for kid, lifetime in lifetimes.items():
+                held = self._held.get(kid)
+                if held is None:
+                    held = self._held[kid] = _Held(self._holder)
                 held.last_wanted = now
-            # From this look at the database on, this process may sign for its grace.
-            needed = now + self._grace + lifetime
-            if held.reserved < needed:
-                # More than that, so that not every look has to write.
-                self._extend(kid, held, needed + self._grace // 2)
+                # From this look at the database on, this process may sign for its grace.
+                needed = now + self._grace + lifetime
+                if held.reserved < needed:
+                    # More than that, so that not every look has to write.
+                    extended = needed + self._grace // 2
+                    low.append((held, Lease(kid, held.holder, extended, final=False)))
+        if low:
+            self._extend(low)
 
     def settle(self, now: int) -> None:
         """Finish the leases of keys that this process has left behind.
@@ -94,15 +100,17 @@ class LeaseKeeper:
             everything = list(self._held)
         self._finish(everything)
 
-    def _extend(self, kid: str, held: _Held, reserved: int) -> None:
-        try:
-            self._store.extend_lease(kid, held.holder, reserved)
-        except Conflict:
-            # A key that comes back, after a hold for one: what is final stays so.
-            held.holder = self._successor()
-            self._store.extend_lease(kid, held.holder, reserved)
+    def _extend(self, low: Sequence[tuple[_Held, Lease]]) -> None:
+        """In one transaction: those of a thousand keys run low at the same time."""
+        final = {lease.kid for lease in self._store.extend_leases([lease for _, lease in low])}
+        for held, lease in low:
+            if lease.kid in final:
+                # A key that comes back, after a hold for one: what is final stays so.
+                held.holder = self._successor()
+                self._store.extend_lease(lease.kid, held.holder, lease.max_exp)
         with self._lock:
-            held.reserved = max(held.reserved, reserved)
+            for held, lease in low:
+                held.reserved = max(held.reserved, lease.max_exp)
 
     def _successor(self) -> str:
         self._successors += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kmsjwks.domain import interventions, rotation
@@ -23,6 +23,7 @@ from kmsjwks.domain.timing import InstallationTiming
 from kmsjwks.services.faultpoints import FaultPoints
 from kmsjwks.services.keymaking import KeyMaker
 from kmsjwks.services.reconciliation import reconcile
+from kmsjwks.services.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
 ACTOR = "scheduler"
@@ -44,11 +45,13 @@ class TickReport:
 
 @dataclass(frozen=True, slots=True)
 class PlannerOptions:
-    """``visible``: the gate through the public URL; None where it is off."""
+    """``visible``: the gate through the public URL; None where it is off. ``held``: the snapshot
+    of this process, if it has one."""
 
     timing: InstallationTiming
     visible: Visible | None
     faults: FaultPoints
+    held: Callable[[], Snapshot | None] = lambda: None
 
 
 class Planner:
@@ -65,6 +68,7 @@ class Planner:
         self._store, self._backends, self._maker = store, backends, maker
         self._clock, self._timing = clock, options.timing
         self._visible, self._faults = options.visible, options.faults
+        self._held = options.held
         self._said: Mapping[str, str] = {}
 
     def due(self, keyset: Keyset, keys: Sequence[Key]) -> list[rotation.Step]:
@@ -82,7 +86,7 @@ class Planner:
         with self._store.planner_lock() as ours:
             if not ours:
                 return TickReport((), {}, elsewhere=True)
-            for keyset in self._store.keysets():
+            for keyset in self._with_work():
                 try:
                     self._advance(keyset, done, failed.setdefault(keyset.name, []))
                 except _TROUBLE as error:
@@ -95,6 +99,24 @@ class Planner:
                 _log.error("Keyset %s: %s", name, why)
         self._said = said
         return TickReport(tuple(done), said)
+
+    def _with_work(self) -> list[Keyset]:
+        """By one look at all keys: most keysets have nothing due at most ticks."""
+        return [keyset for keyset, keys in self._everything() if self._has_work(keyset, keys)]
+
+    def _everything(self) -> Iterable[tuple[Keyset, Sequence[Key]]]:
+        held = self._held()
+        if held is not None and held.revision == self._store.revision():
+            # Nothing has changed since: a thousand keysets need not be read at every tick.
+            return [(ready.keyset, ready.keys) for ready in held.keysets.values()]
+        keysets = self._store.keysets()
+        keys: dict[str, list[Key]] = {keyset.name: [] for keyset in keysets}
+        for key in list(self._store.keys()):
+            keys.setdefault(key.keyset, []).append(key)
+        return [(keyset, keys[keyset.name]) for keyset in keysets]
+
+    def _has_work(self, keyset: Keyset, keys: Sequence[Key]) -> bool:
+        return bool(self._unseen(keys) or self._unsettled(keys) or self.due(keyset, keys))
 
     def _advance(self, keyset: Keyset, done: list[str], failed: list[str]) -> None:
         """A step that fails stands in nobody's way: one backend may be down and another well."""
@@ -224,16 +246,21 @@ class Planner:
 
     def _gate(self, keyset: Keyset) -> None:
         """Look through the public URL for spares that were never seen there."""
-        if self._visible is None:
+        visible = self._visible
+        if visible is None:
             return
-        for key in rotation.spares(self._store.keys(keyset.name)):
-            if key.times.seen_at is not None:
-                continue
-            if self._visible(keyset, key.kid):
+        for key in self._unseen(self._store.keys(keyset.name)):
+            if visible(keyset, key.kid):
                 after = _with_times(key, seen_at=int(self._clock.now()))
                 self._write(keyset, key, after, "seen", "in the JWKS through the public URL")
             else:
                 self._block(keyset, key)
+
+    def _unseen(self, keys: Sequence[Key]) -> list[Key]:
+        """Spares that wait for the gate."""
+        if self._visible is None:
+            return []
+        return [key for key in rotation.spares(keys) if key.times.seen_at is None]
 
     def _block(self, keyset: Keyset, key: Key) -> None:
         """Loud, and without a date: one that was set before the gate was switched on is struck
@@ -251,16 +278,24 @@ class Planner:
 
     def _settle(self, keyset: Keyset) -> None:
         """Take over what was really signed, once every process has said so."""
+        for key in self._unsettled(self._store.keys(keyset.name)):
+            final = final_max_exp(self._store.leases(key.kid))
+            after = _with_times(key, max_exp=final)
+            self._write(keyset, key, after, "last-token-known", f"its exp is {final}")
+
+    def _unsettled(self, keys: Sequence[Key]) -> list[Key]:
+        """Keys of which every process has said by now what it signed, but not the store."""
         now = int(self._clock.now())
-        for key in self._store.keys(keyset.name):
-            known = key.times.max_exp is not None or key.times.withdraw_at is None
-            if key.state is not KeyState.DEACTIVATED or known or key.hold:
-                continue
-            deactivated_at = key.times.deactivated_at or now
-            if now >= deactivated_at + self._timing.grace + self._timing.notice:
-                final = final_max_exp(self._store.leases(key.kid))
-                after = _with_times(key, max_exp=final)
-                self._write(keyset, key, after, "last-token-known", f"its exp is {final}")
+        wait = self._timing.grace + self._timing.notice
+        return [
+            key
+            for key in keys
+            if key.state is KeyState.DEACTIVATED
+            and key.times.max_exp is None
+            and key.times.withdraw_at is not None
+            and not key.hold
+            and now >= (key.times.deactivated_at or now) + wait
+        ]
 
 
 def final_max_exp(leases: Sequence[Lease]) -> int:

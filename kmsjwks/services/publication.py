@@ -62,21 +62,23 @@ def render(
         PrivateMaterialRefused: a private member was about to be published.
     """
     published = {keyset.name: _published(keys[keyset.name], now) for keyset in keysets}
-    documents: dict[str, Document] = {}
-    for keyset in keysets:
-        documents[f"{keyset_path(keyset.name)}/{JWKS_NAME}"] = _jwks_document(
-            published[keyset.name], keyset.rules.issuer, max_age
-        )
+    cache_control = _cache_control(max_age)
+    own = {
+        keyset.name: _jwks_document(published[keyset.name], keyset.rules.issuer, cache_control)
+        for keyset in keysets
+    }
+    documents = {f"{keyset_path(name)}/{JWKS_NAME}": document for name, document in own.items()}
     for issuer, members in _by_issuer(keysets).items():
-        jwks = {
-            kid: jwk
-            for keyset in _compatible(members)
-            for kid, jwk in published[keyset.name].items()
-        }
+        together = _compatible(members)
+        jwks = {kid: jwk for keyset in together for kid, jwk in published[keyset.name].items()}
         about = _metadata(issuer, jwks)
-        metadata = _document(about, METADATA_MEDIA_TYPE, issuer, max_age)
+        metadata = _document(about, METADATA_MEDIA_TYPE, issuer, cache_control)
         path = issuer_path(issuer)
-        documents[f"{path}/{JWKS_NAME}"] = _jwks_document(jwks, issuer, max_age)
+        documents[f"{path}/{JWKS_NAME}"] = (
+            own[together[0].name]
+            if len(together) == 1
+            else _jwks_document(jwks, issuer, cache_control)
+        )
         # OpenID Connect Discovery 1.0 section 4 appends; RFC 8414 section 3 inserts.
         documents[f"{path}/.well-known/openid-configuration"] = metadata
         documents[f"/.well-known/oauth-authorization-server{path}"] = metadata
@@ -157,9 +159,9 @@ def _published(keys: Iterable[Key], now: int) -> Jwks:
     return {jwk["kid"]: jwk for jwk in jwks}
 
 
-def _jwks_document(jwks: Jwks, issuer: str, max_age: int) -> Document:
+def _jwks_document(jwks: Jwks, issuer: str, cache_control: str) -> Document:
     refuse_private_members(jwks.values())
-    return _document({"keys": list(jwks.values())}, JWKS_MEDIA_TYPE, issuer, max_age)
+    return _document({"keys": list(jwks.values())}, JWKS_MEDIA_TYPE, issuer, cache_control)
 
 
 def _metadata(issuer: str, jwks: Jwks) -> dict[str, object]:
@@ -173,9 +175,12 @@ def _metadata(issuer: str, jwks: Jwks) -> dict[str, object]:
     }
 
 
-def _document(content: object, media_type: str, issuer: str, max_age: int) -> Document:
-    cache_control = (
+def _cache_control(max_age: int) -> str:
+    return (
         f"public, max-age={max_age}, stale-while-revalidate={_STALE_WHILE_REVALIDATE}, "
         f"stale-if-error={_STALE_IF_ERROR}"
     )
+
+
+def _document(content: object, media_type: str, issuer: str, cache_control: str) -> Document:
     return make_document(strictjson.dumps(content), media_type, cache_control, issuer)

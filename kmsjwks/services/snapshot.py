@@ -22,6 +22,7 @@ from kmsjwks.domain.ports import (
     Remembering,
 )
 from kmsjwks.domain.rotation import signing_timeline
+from kmsjwks.domain.sampling import ReleaseCheck, verify_all
 from kmsjwks.domain.signatures import Verifier, make_verifier
 from kmsjwks.services.leases import LeaseKeeper
 from kmsjwks.services.publication import Document, render
@@ -75,9 +76,15 @@ class Snapshot:
 
 
 def take_snapshot(
-    store: KeyStore, backends: Mapping[str, KeyBackend], *, max_age: int, now: float
+    store: KeyStore,
+    backends: Mapping[str, KeyBackend],
+    *,
+    max_age: int,
+    now: float,
+    release_check: ReleaseCheck = verify_all,
 ) -> Snapshot:
-    """
+    """``release_check`` makes what new signatures must pass.
+
     Raises:
         StoreUnavailable: the database does not answer.
     """
@@ -98,27 +105,41 @@ def take_snapshot(
         taken_at=now,
         valid_until=min(ends, default=None),
         keysets={
-            keyset.name: _ready(keyset, keys[keyset.name], backends, seconds) for keyset in keysets
+            keyset.name: _ready(keyset, keys[keyset.name], backends, seconds, release_check)
+            for keyset in keysets
         },
         documents=render(keysets, keys, max_age=max_age, now=seconds),
     )
 
 
 def _ready(
-    keyset: Keyset, keys: list[Key], backends: Mapping[str, KeyBackend], now: int
+    keyset: Keyset,
+    keys: list[Key],
+    backends: Mapping[str, KeyBackend],
+    now: int,
+    release_check: ReleaseCheck,
 ) -> ReadyKeyset:
-    verifiers = {
-        key.kid: (key, make_verifier(key.algorithm, key.spki))
-        for key in keys
-        if is_published(key, now)
-    }
+    verifiers = {key.kid: (key, _parsed_when_used(key)) for key in keys if is_published(key, now)}
     _remind(keys, backends)
     timeline = tuple(
-        (start, _active(key, backends[key.backend], verifiers[key.kid][1]))
+        (start, _active(key, backends[key.backend], release_check(key, verifiers[key.kid][1])))
         for start, key in signing_timeline(keys)
         if key.backend in backends
     )
     return ReadyKeyset(keyset, tuple(keys), timeline, verifiers)
+
+
+def _parsed_when_used(key: Key) -> Verifier:
+    """A parsed key takes 2.5 KB, and most of many keys are not used in a process for long. That it
+    fits its algorithm shows at once all the same, when its JWK is made."""
+    parsed: list[Verifier] = []
+
+    def verify(message: bytes, signature: bytes) -> bool:
+        if not parsed:
+            parsed.append(make_verifier(key.algorithm, key.spki))
+        return parsed[0](message, signature)
+
+    return verify
 
 
 def _remind(keys: list[Key], backends: Mapping[str, KeyBackend]) -> None:
@@ -195,6 +216,10 @@ class SnapshotKeeper:
     def known(self) -> Snapshot | None:
         """What there is now, without waiting for a database that hangs."""
         return self._current or self._wait_for_first(_PUBLIC_PATIENCE)
+
+    def held(self) -> Snapshot | None:
+        """What there is now, if anything; starts no thread and waits for nothing."""
+        return self._current
 
     def current(self) -> Snapshot:
         """

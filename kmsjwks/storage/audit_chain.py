@@ -34,6 +34,15 @@ class FileLimits:
     max_age: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Created:
+    """A file that is open; ``identity`` is its ``st_dev`` and ``st_ino``, which no other file gets
+    before it is closed."""
+
+    file: int
+    identity: tuple[int, int]
+
+
 class _Displaced(OSError):
     """What we wrote is not what a reader finds."""
 
@@ -47,15 +56,23 @@ class ChainWriter:
         self._directory, self._limits, self._clock, self._disk = directory, limits, clock, disk
         self._file: int | None = None
         self._path, self._name = "", FileName("", "", 0)
+        self._identity = (0, 0)
         self._size, self._opened_at = 0, 0.0
         self._sequence, self._previous = 0, GENESIS
         self._greeting: bytes | None = None  # the file's first record, until it is written
-        self.head: ChainHead | None = None
+        self._last: tuple[FileName, int, str] | None = None  # of what ``head`` is made
+
+    @property
+    def head(self) -> ChainHead | None:
         """The last record that is durable; of the chain before until this one has any."""
+        if (last := self._last) is None:
+            return None
+        name, sequence, sha256 = last
+        return ChainHead(name.chain, sequence, sha256, str(name))
 
     def write(self, bodies: Sequence[bytes]) -> None:
         """Append records, as ``audit.encode`` made them; all or none."""
-        if self._file is not None and not self._in_place(self._file):
+        if self._file is not None and not self._in_place():
             self._abandon()
         if self._file is None:
             self._begin()
@@ -65,7 +82,7 @@ class ChainWriter:
 
     def close(self) -> ChainHead | None:
         """End the chain, if there is one; a later ``write`` begins another. Its closing record."""
-        if self._file is not None and not self._in_place(self._file):
+        if self._file is not None and not self._in_place():
             self._abandon()
         if self._file is None:
             return None
@@ -73,7 +90,7 @@ class ChainWriter:
             closing = encode({"event": Control.CLOSING, "time": self._now()})
             self._put([closing, encode({"event": Control.CLOSED})])
         os.close(self._file)
-        closed, self._file, self.head = self.head, None, None
+        closed, self._file, self._last = self.head, None, None
         return closed
 
     def _put(self, bodies: Sequence[bytes]) -> None:
@@ -95,7 +112,7 @@ class ChainWriter:
             raise
         self._sequence, self._previous, self._greeting = sequence, previous, None
         self._size += len(data)
-        self.head = ChainHead(self._name.chain, sequence - 1, previous, str(self._name))
+        self._last = (self._name, sequence - 1, previous)
 
     def _append(self, file: int, data: bytes) -> None:
         if os.write(file, data) != len(data):
@@ -106,15 +123,13 @@ class ChainWriter:
         if written.st_nlink == 0 or written.st_size != self._size + len(data):
             raise _Displaced(errno.ESTALE, "the audit file was changed meanwhile")
 
-    def _in_place(self, file: int) -> bool:
+    def _in_place(self) -> bool:
         """Whether the path is still our file and holds what we wrote, no more and no less."""
-        written = os.fstat(file)
         try:
             found = os.stat(self._path)  # noqa: PTH116  # on the signing path
         except (FileNotFoundError, NotADirectoryError):
             return False
-        same = (found.st_dev, found.st_ino) == (written.st_dev, written.st_ino)
-        return same and written.st_size == self._size
+        return (found.st_dev, found.st_ino) == self._identity and found.st_size == self._size
 
     def _is_full(self) -> bool:
         if self._greeting is not None:
@@ -125,9 +140,9 @@ class ChainWriter:
     def _begin(self) -> None:
         after = self.head
         name = FileName(self._stamp(), secrets.token_hex(8), 1)
-        file = self._create(name)
+        created = self._create(name)
         self._sequence, self._previous = 0, GENESIS
-        self._adopt(name, file)
+        self._adopt(name, created)
         event: dict[str, Any] = {
             "event": Control.OPENED,
             "time": self._now(),
@@ -144,18 +159,18 @@ class ChainWriter:
         old = self._file
         assert old is not None
         name = FileName(self._stamp(), self._name.chain, self._name.part + 1)
-        file = self._create(name)
+        created = self._create(name)
         event = {"event": Control.ROTATED, "time": self._now(), "next": str(name)}
         try:
             self._put([encode(event)])
         except OSError:
-            os.close(file)
+            os.close(created.file)
             with suppress(OSError):
                 (self._directory / str(name)).unlink()
             raise
         before = str(self._name)
         os.close(old)
-        self._adopt(name, file)
+        self._adopt(name, created)
         self._greeting = encode(
             {
                 "event": Control.CONTINUES,
@@ -165,16 +180,17 @@ class ChainWriter:
             }
         )
 
-    def _create(self, name: FileName) -> int:
+    def _create(self, name: FileName) -> _Created:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = os.open(self._directory / str(name), _FLAGS, 0o600)
-        if self._disk:
-            try:
+        try:
+            status = os.fstat(file)
+            if self._disk:
                 self._sync_directory()
-            except OSError:
-                os.close(file)
-                raise
-        return file
+        except OSError:
+            os.close(file)
+            raise
+        return _Created(file, (status.st_dev, status.st_ino))
 
     def _sync_directory(self) -> None:
         directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -183,8 +199,9 @@ class ChainWriter:
         finally:
             os.close(directory)
 
-    def _adopt(self, name: FileName, file: int) -> None:
-        self._name, self._file, self._path = name, file, str(self._directory / str(name))
+    def _adopt(self, name: FileName, created: _Created) -> None:
+        self._name, self._path = name, str(self._directory / str(name))
+        self._file, self._identity = created.file, created.identity
         self._size, self._opened_at = 0, self._clock.now()
 
     def _take_back(self, file: int) -> None:

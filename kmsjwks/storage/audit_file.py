@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kmsjwks.domain.audit import AuditRecord, ChainHead, encode
+from kmsjwks.domain.audit import AuditRecord, ChainHead, encode_record
 from kmsjwks.domain.ports import Clock
 from kmsjwks.storage.audit_chain import ChainWriter, FileLimits
 from kmsjwks.storage.audit_commit import GroupCommit
@@ -63,12 +63,12 @@ class FileAuditSink:
                 unless the write came back too late: then it may be, of something that was never
                 released.
         """
-        self._commit.submit(encode(record.as_event()))
+        self._commit.submit(encode_record(record))
 
     def record_all(self, records: Sequence[AuditRecord]) -> None:
         """As ``record``, for several: one write, all or none."""
         if records:
-            self._commit.submit_all([encode(record.as_event()) for record in records])
+            self._commit.submit_all([encode_record(record) for record in records])
 
     def head(self) -> ChainHead | None:
         """The last durable record of this process's chain; None where there is none."""

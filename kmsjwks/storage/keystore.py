@@ -152,8 +152,12 @@ class SqlKeyStore:
 
     def extend_lease(self, kid: str, holder: str, max_exp: int) -> None:
         with writing(self._engine) as connection:
-            if not leases.extend(connection, Lease(kid, holder, max_exp, final=False)):
+            if leases.extend(connection, [Lease(kid, holder, max_exp, final=False)]):
                 raise Conflict(f"{holder} has finished signing with the key {kid}.")
+
+    def extend_leases(self, wanted: Sequence[Lease]) -> Sequence[Lease]:
+        with writing(self._engine) as connection:
+            return leases.extend(connection, wanted)
 
     def finish_lease(self, kid: str, holder: str, max_exp: int) -> None:
         with writing(self._engine) as connection:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, func, select
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, Engine, column, func, inspect, select, table
 
 from kmsjwks.domain.errors import StoreUnavailable
 from kmsjwks.storage.postgresql import be_patient
 from kmsjwks.storage.transactions import reading, writing
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 HEAD = "0004"  # the newest revision in migrations/versions
 
 ADVISORY_KEY = 0x6B6D736A776B7302  # "kmsjwks", 2; the planner's lock is 1
 _PATIENCE = 300  # seconds that an upgrade on PostgreSQL may wait or take
+_VERSIONS = table("alembic_version", column("version_num"))
 
 
 def migrate(engine: Engine) -> None:
@@ -49,6 +51,8 @@ def schema_is_current(engine: Engine) -> bool:
 
 def alembic_config(connection: Connection) -> Config:
     """Alembic's configuration for the packaged revisions, to be run on ``connection``."""
+    from alembic.config import Config  # noqa: PLC0415  # see _upgrade
+
     config = Config()
     config.set_main_option("script_location", "kmsjwks.storage:migrations")
     config.attributes["connection"] = connection
@@ -62,10 +66,17 @@ def _lock(connection: Connection) -> None:
 
 
 def _revisions(connection: Connection) -> set[str]:
-    return set(MigrationContext.configure(connection).get_current_heads())
+    """What Alembic wrote into its table, ``alembic_version``; none before the first upgrade."""
+    if not inspect(connection).has_table(_VERSIONS.name):
+        return set()
+    return set(connection.scalars(select(_VERSIONS.c.version_num)))
 
 
 def _upgrade(connection: Connection) -> None:
+    # Here, because it takes 10 MB that no serving process has any use for.
+    from alembic import command  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
+
     try:
         command.upgrade(alembic_config(connection), "head")
     except CommandError as error:

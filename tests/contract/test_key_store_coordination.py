@@ -34,6 +34,19 @@ class TestLeases:
         assert store.leases("k")[1] == Lease("k", "b", 70, True)
         assert store.revision() == before
 
+    def test_many_are_extended_at_once_and_final_ones_left_alone(self, open_store: Open) -> None:
+        store = open_store()
+        store.extend_lease("k", "a", 500)
+        store.finish_lease("ended", "a", 70)
+        wanted = [Lease(kid, "a", 100, False) for kid in ("k", "ended", "new")]
+        assert list(store.extend_leases(wanted)) == [wanted[1]]
+        held = [open_store().leases(kid)[0] for kid in ("k", "ended", "new")]
+        assert [(one.max_exp, one.final) for one in held] == [
+            (500, False),
+            (70, True),
+            (100, False),
+        ]
+
     def test_finishing_makes_one_where_there_is_none(self, store: KeyStore) -> None:
         store.finish_lease("k", "a", 0)
         assert list(store.leases("k")) == [Lease("k", "a", 0, True)]

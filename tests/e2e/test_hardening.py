@@ -270,7 +270,7 @@ def test_a_refusal_does_not_tell_how_near_a_token_is(running: Server) -> None:
 
 PLANTED = """
 from kmsjwks.domain.access import require
-import kmsjwks.http.keysets as keysets
+import kmsjwks.http.signing as signing
 
 
 def leaking(principal, action, keyset, *more):
@@ -280,7 +280,7 @@ def leaking(principal, action, keyset, *more):
             database.execute("SELECT * FROM keysets").fetchall()
     return require(principal, action, keyset, *more)
 
-keysets.require = leaking
+signing.require = leaking
 """
 
 

@@ -115,6 +115,10 @@ def test_a_killed_worker_keeps_its_counts_and_loses_its_state(metered: Metered) 
 
 
 def test_the_process_of_the_metrics_comes_back(metered: Metered) -> None:
+    # A worker that was killed before is back.
+    metered.until(
+        lambda _: len(metered.processes_named_in("gauge_livemax_*.db")) == metered.workers
+    )
     workers = metered.processes_named_in("gauge_livemax_*.db")
     (exporter,) = set(metered.worker_pids()) - workers - _helpers(metered)
     os.kill(exporter, signal.SIGKILL)

@@ -211,6 +211,17 @@ def test_config_check(run: Run, tmp_path: Path) -> None:
     refused(run("config", "check"), 5, "nothing", "fake")
 
 
+@pytest.mark.parametrize("verification", ["sampled", "off"])
+def test_doctor_and_config_check_say_that_signatures_are_not_verified(
+    run: Run, tmp_path: Path, verification: str
+) -> None:
+    assert "signing.verification" not in run("config", "check").stderr
+    write_config(tmp_path, f'[signing]\nverification = "{verification}"\n')
+    for command in (("config", "check"), ("doctor",)):
+        assert f'note: signing.verification is "{verification}"' in run(*command).stderr
+    assert run("config", "check").exit_code == 0
+
+
 def test_a_client_token_and_its_hash(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "client.token"
     digest = run("clients", "token", "--out", str(file)).stdout.strip()

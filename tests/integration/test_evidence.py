@@ -71,6 +71,7 @@ def test_every_key_with_dates_device_and_deeds(service: Service, tmp_path: Path)
     service.close()
     found = report(run(tmp_path, "evidence", "demo"))
     assert found["asked_by"].startswith("cli:")
+    assert found["verification"] == "always"
     (demo,) = found["keysets"]
     assert {key.kid for key in service.store.keys("demo")} == {key["kid"] for key in demo["keys"]}
     assert {one["kid"] for one in demo["jwks"]["keys"]} == {key["kid"] for key in demo["keys"]}

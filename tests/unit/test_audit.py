@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmsjwks.domain.audit import GENESIS, ActRecord, Phase, SigningRecord, encode, link
+from kmsjwks.domain.audit import (
+    GENESIS,
+    ActRecord,
+    Phase,
+    SigningRecord,
+    encode,
+    encode_record,
+    link,
+)
 from kmsjwks.domain.auditfilter import RecordFilter
 from kmsjwks.domain.errors import MalformedJson
 
@@ -62,6 +70,23 @@ def test_a_signing_record_says_who_what_and_when_and_never_the_claims() -> None:
     assert {field.name for field in fields(RECORD)} == event.keys() - {"event"}
 
 
+@given(
+    time=st.floats(0, 1e12) | st.integers(0, 10**12),
+    exp=st.integers(-(10**30), 10**30),
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=6, max_size=6),
+)
+def test_a_signing_record_is_encoded_as_any_other(time: float, exp: int, texts: list[str]) -> None:
+    principal, keyset, kid, jti, claims, request = texts
+    record = SigningRecord(time, principal, keyset, kid, jti, exp, claims, request)
+    assert encode_record(record) == encode(record.as_event())
+
+
+@pytest.mark.parametrize("time", [float("nan"), float("inf"), float("-inf")])
+def test_a_time_that_is_none_is_an_error_and_not_a_record(time: float) -> None:
+    with pytest.raises(MalformedJson):
+        encode_record(replace(RECORD, time=time))
+
+
 def test_an_act_leaves_out_what_it_has_not() -> None:
     act = ActRecord(1.5, "act-1", Phase.INTENT, "lifecycle.held", principal="olga", keyset="demo")
     assert act.as_event() == {
@@ -111,3 +136,12 @@ def test_filters(wanted: RecordFilter, found: bool) -> None:
 def test_what_cannot_be_written_is_an_error_and_not_a_record() -> None:
     with pytest.raises(MalformedJson):
         encode({"jti": "\ud800"})
+    with pytest.raises(MalformedJson):
+        encode_record(replace(RECORD, request_id="\ud800"))
+    with pytest.raises(MalformedJson):
+        encode_record(ActRecord(1.5, "act-1", Phase.INTENT, "\ud800"))
+
+
+def test_an_act_is_encoded_too() -> None:
+    act = ActRecord(1.5, "act-1", Phase.OUTCOME, "lifecycle.held", detail="é")
+    assert json.loads(encode_record(act)) == act.as_event()

@@ -761,6 +761,30 @@ class TestRotationPublicationMetrics:
         assert "UNSAFE" in warning
 
 
+class TestSigning:
+    def test_all_signatures_are_verified_unless_told_otherwise(self, config: Config) -> None:
+        settings = config.load()
+        assert (settings.signing.verification, settings.signing.advice) == ("always", "")
+
+    @pytest.mark.parametrize(("verification", "said"), [("sampled", "most"), ("off", "all")])
+    def test_others_are_told_of(self, config: Config, verification: str, said: str) -> None:
+        settings = config.load(f'signing.verification = "{verification}"\n{BACKEND}')
+        assert settings.signing.verification == verification
+        assert settings.warnings == ()
+        assert settings.advice == (settings.audit.checkpoint_advice, settings.signing.advice)
+        assert f'signing.verification is "{verification}": {said} signatures' in settings.advice[1]
+
+    def test_the_environment_sets_it(self, config: Config) -> None:
+        config.environ = {"KMSJWKS_SIGNING__VERIFICATION": "off"}
+        assert config.load().signing.verification == "off"
+
+    def test_another_is_refused(self, config: Config) -> None:
+        assert config.problems(f'signing.verification = "never"\n{BACKEND}') == [
+            "kmsjwks.toml:1: signing.verification: must be 'always', 'sampled' or 'off'; "
+            'you wrote "never"'
+        ]
+
+
 class TestApprovals:
     def test_nothing_takes_two_by_default(self, config: Config) -> None:
         policy = config.load().approvals

@@ -422,3 +422,31 @@ def test_hostile_text_raises_invalid_request_or_is_canonical(token: str) -> None
     assert isinstance(header, dict)
     assert signing_input.decode() + "." + _encode(signature) == token
     assert signing_input.decode().partition(".")[2] == _encode(payload)
+
+
+def test_each_token_has_its_own_header() -> None:
+    """Though the last one's is remembered."""
+    signer = _signer(shared_key(ES256))
+    headers: list[dict[str, str]] = [
+        {"typ": "JWT"}, {"typ": "at+jwt"}, {"typ": "at+jwt"}, {}, {"typ": "JWT", "cty": "x"},
+    ]  # fmt: skip
+    for header in [*headers, *reversed(headers)]:
+        read, *_ = read_compact(signer.compact(header, PAYLOAD))
+        assert {name: read[name] for name in read if name not in ("alg", "kid")} == header
+
+
+def test_a_header_changed_by_its_owner_is_encoded_again() -> None:
+    signer, header = _signer(shared_key(ES256)), {"typ": "JWT"}
+    signer.signing_input(header, PAYLOAD)
+    header["typ"] = "at+jwt"
+    read, *_ = read_compact(signer.compact(header, PAYLOAD))
+    assert read["typ"] == "at+jwt"
+
+
+def test_the_steps_verify_as_compact_does() -> None:
+    signer = _signer(shared_key(ES256))
+    one, other = (signer.signing_input({"cty": cty}, PAYLOAD) for cty in "ab")
+    signature = signer.sign(one)
+    assert signer.seal(one, signature).encode().startswith(one + b".")
+    with pytest.raises(BackendProtocolError):
+        signer.seal(other, signature)

@@ -31,7 +31,7 @@ def client(endpoint: str, region: str = REGION, access_key: str = "AKIATESTS") -
 
 
 def _client(service: str, endpoint: str, region: str, access_key: str) -> Any:
-    config = Config(retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=1)
+    config = Config(retries={"total_max_attempts": 1}, connect_timeout=3, read_timeout=3)
     return boto3.client(
         service, region_name=region, endpoint_url=endpoint, config=config,
         aws_access_key_id=access_key, aws_secret_access_key="not-checked",

@@ -8,12 +8,16 @@ import time
 import weakref
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3.session
 import botocore.session
 from botocore.config import Config
+from botocore.httpsession import get_cert_path
+from botocore.utils import get_environ_proxies
 
 from kmsjwks import __version__
+from kmsjwks.backends.awskms.directsign import DirectSign, Transport
 from kmsjwks.backends.awskms.sentences import CredentialsUnavailable
 from kmsjwks.backends.awskms.settings import KmsSettings
 
@@ -174,18 +178,39 @@ def connect_aws(settings: KmsSettings) -> Connect:
         _MAKING: settings.endpoint,
         "sts": settings.sts_endpoint,
     }
+    credentials = session.get_credentials()
+    transport = Transport(
+        settings.connect_timeout, settings.read_timeout, settings.max_connections, _ca_certs(core)
+    )
 
     def connect(service: str, region: str) -> Any:
         endpoint = endpoints[service]
         making = service == _MAKING
-        return session.client(
+        client = session.client(
             "kms" if making else service,
             region_name=region,
             endpoint_url=endpoint.replace("{region}", region) if endpoint else None,
             config=config.merge(once) if making else config,
         )
+        if service != "kms" or credentials is None or not _is_reached_directly(client):
+            return client
+        return DirectSign(client, credentials, transport)
 
     return connect
+
+
+def _is_reached_directly(client: Any) -> bool:
+    """Neither by a proxy nor with a path in front, which boto3 knows how to do."""
+    url = client.meta.endpoint_url
+    parts = urlsplit(url)
+    return parts.scheme not in get_environ_proxies(url) and parts.path in {"", "/"}
+
+
+def _ca_certs(core: botocore.session.Session) -> str | None:
+    """The file of CA certificates that boto3 uses."""
+    configured = core.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE")
+    path: str | None = get_cert_path(configured or True)
+    return path
 
 
 def _call_if_alive(method: weakref.WeakMethod[Callable[[], None]]) -> None:

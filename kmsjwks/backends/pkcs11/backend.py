@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -241,7 +241,9 @@ class Pkcs11Backend:
         """``guard`` is held by the thread that calls, even when nobody waits for it any more."""
 
         def attempt() -> T:
-            with guard or nullcontext():
+            if guard is None:
+                return self._attempt(function, doing, now() + timeout)
+            with guard:
                 return self._attempt(function, doing, now() + timeout)
 
         try:

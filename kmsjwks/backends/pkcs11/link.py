@@ -22,7 +22,10 @@ from kmsjwks.domain.errors import BackendDenied, BackendError, BackendUnavailabl
 from kmsjwks.domain.ports import BackendStatus
 
 _log = logging.getLogger(__name__)
-_TICK = 0.05  # seconds between looks at calls in flight
+_TICK = 0.05  # seconds between looks while something is amiss, or a deadline near
+# Seconds between looks while all is well. A call that begins in between is overdue later than
+# that, or had that little time left: either way nobody waits longer beyond a deadline.
+_REST = 0.5
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.2, 5.0  # seconds between attempts to connect
 
 
@@ -142,19 +145,20 @@ class Link:
 
     def _keep(self) -> None:
         while not self._closed:
-            connection = self._connection
+            connection, pause = self._connection, _TICK
             try:
                 if connection is None or not connection.usable:
                     self._mend(connection)
                 else:
-                    self._watch(connection)
+                    pause = self._watch(connection)
             except Exception:  # a hook's; without the keeper the backend would never recover
                 _log.exception("The keeper of a PKCS#11 connection met an error and goes on.")
-            self._wake.wait(_TICK)
+            self._wake.wait(pause)
             self._wake.clear()
 
-    def _watch(self, connection: Connection) -> None:
-        """Answer for threads that the module holds beyond their deadline."""
+    def _watch(self, connection: Connection) -> float:
+        """Answer for threads that the module holds beyond their deadline; in how many seconds to
+        look again, if nobody wakes the keeper."""
         soon = now() + _TICK
         # A list: every stuck thread is answered for.
         if any([pooled.poison(soon, self._report) for pooled in connection.pool]):
@@ -163,6 +167,9 @@ class Link:
                 if self._stalled_since is None:
                     self._stalled_since = now()
                 self._set_down("The PKCS#11 module does not answer.")
+            return _TICK
+        first = min(pooled.deadline for pooled in connection.pool)
+        return min(max(first - soon, _TICK), _REST)
 
     def _report(self, thread: int) -> None:
         try:

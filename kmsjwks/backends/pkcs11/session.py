@@ -59,18 +59,19 @@ class PooledSession:
         self.deadline = deadline
         try:
             result = call(self)
-            if self._end():
-                raise BackendUnavailable("The token answered after the deadline.")
-            return result
         except VendorError:
             # Whatever failed, an operation or a search may be left open in the session.
             self.drop()
             raise
         finally:
-            if self._end():
+            late = self._end()
+            if late:
                 self.drop()
             self.poisoned = False
             self.deadline = IDLE
+        if late:
+            raise BackendUnavailable("The token answered after the deadline.")
+        return result
 
     def _end(self) -> bool:
         """The module answered. From here on nobody answers for this thread; True where somebody

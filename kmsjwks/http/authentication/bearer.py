@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-from flask import Request
+from werkzeug.wrappers import Request
 
 from kmsjwks.config import BearerToken
 from kmsjwks.domain.access import Principal

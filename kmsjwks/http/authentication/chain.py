@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from flask import Request
+from werkzeug.wrappers import Request
 
-from kmsjwks.config import Settings
+from kmsjwks.config import OidcSettings, Settings
 from kmsjwks.domain.access import Principal
 from kmsjwks.domain.errors import Unauthenticated
 from kmsjwks.domain.ports import Clock
+from kmsjwks.domain.principals import TokenIdentity
 from kmsjwks.http.authentication.bearer import BearerKind, BearerScheme, OpaqueTokens
 from kmsjwks.http.authentication.mtls import ClientCertificates
-from kmsjwks.http.authentication.oidc import OidcTokens, TrustedIssuer
 
 
 class Authenticator(Protocol):
@@ -52,15 +52,22 @@ def build_chain(settings: Settings, clock: Clock) -> tuple[Authenticator, ...]:
     if settings.bearer.enabled:
         tokens = [(token, owner) for client, owner in owners for token in client.tokens]
         kinds.append(OpaqueTokens(tokens, clock))
-    issuers = [TrustedIssuer.of(issuer) for issuer in settings.oidc if issuer.enabled]
+    issuers = [issuer for issuer in settings.oidc if issuer.enabled]
     if issuers:
-        kinds.append(
-            OidcTokens(
-                issuers, [(one, owner) for client, owner in owners for one in client.oidc], clock
-            )
-        )
+        identities = [(one, owner) for client, owner in owners for one in client.oidc]
+        kinds.append(_oidc(issuers, identities, clock))
     chain: list[Authenticator] = [BearerScheme(kinds)]
     if settings.mtls is not None:
         certificates = [(one, owner) for client, owner in owners for one in client.certificates]
         chain.append(ClientCertificates(settings.mtls, certificates, clock))
     return tuple(chain)
+
+
+def _oidc(
+    issuers: Sequence[OidcSettings],
+    identities: Sequence[tuple[TokenIdentity, Principal]],
+    clock: Clock,
+) -> BearerKind:
+    from kmsjwks.http.authentication.oidc import OidcTokens, TrustedIssuer  # noqa: PLC0415  # 4 MB with urllib3, for those who use it
+
+    return OidcTokens([TrustedIssuer.of(issuer) for issuer in issuers], identities, clock)

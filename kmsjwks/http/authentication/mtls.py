@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.x509 import verification
-from flask import Request
+from werkzeug.wrappers import Request
 
 from kmsjwks.config import MtlsSettings
 from kmsjwks.config.identities import UNIX_SOCKET

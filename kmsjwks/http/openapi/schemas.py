@@ -15,10 +15,11 @@ from kmsjwks.domain.keys import KEYSET_NAME, KeyState
 from kmsjwks.domain.tokenrules import JTI_POLICIES, NBF_POLICIES
 from kmsjwks.http.acts import DRY_RUN, Members
 from kmsjwks.http.batch import BATCH_MEMBERS, ITEM_MEMBERS, MAX_ITEMS, MAX_REFERENCE
-from kmsjwks.http.keysets import SIGN_MEMBERS, VERIFY_MEMBERS
+from kmsjwks.http.keysets import VERIFY_MEMBERS
 from kmsjwks.http.lifecycle import APPROVE_MEMBERS, PUT_MEMBERS, STANDBY_MEMBERS
 from kmsjwks.http.moves import FAILOVER_MEMBERS, MIGRATE_MEMBERS
 from kmsjwks.http.rulemembers import RULE_MEMBERS
+from kmsjwks.http.signing import SIGN_MEMBERS
 
 Schema = dict[str, Any]
 
