@@ -26,12 +26,16 @@ DIGEST = hashlib.sha256(MESSAGE).digest()
 DAY = 86400.0  # seconds
 
 
-def client(endpoint: str, region: str = REGION, access_key: str = "AKIATESTS") -> Any:
-    return _client("kms", endpoint, region, access_key)
+def client(
+    endpoint: str, region: str = REGION, access_key: str = "AKIATESTS", patience: int = 1
+) -> Any:
+    return _client("kms", endpoint, region, access_key, patience)
 
 
-def _client(service: str, endpoint: str, region: str, access_key: str) -> Any:
-    config = Config(retries={"total_max_attempts": 1}, connect_timeout=3, read_timeout=3)
+def _client(service: str, endpoint: str, region: str, access_key: str, patience: int = 1) -> Any:
+    config = Config(
+        retries={"total_max_attempts": 1}, connect_timeout=patience, read_timeout=patience
+    )
     return boto3.client(
         service, region_name=region, endpoint_url=endpoint, config=config,
         aws_access_key_id=access_key, aws_secret_access_key="not-checked",
@@ -372,7 +376,7 @@ class TestFaults:
 
 def test_a_restart_keeps_or_loses_the_keys_and_a_pause_answers_nothing() -> None:
     with FakeKms() as fake:
-        kms = client(fake.endpoint)
+        kms = client(fake.endpoint, patience=3)
         arn = create(kms)
         key = public(kms, arn)
         fake.restart()
