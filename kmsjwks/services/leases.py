@@ -105,6 +105,8 @@ class LeaseKeeper:
         final = {lease.kid for lease in self._store.extend_leases([lease for _, lease in low])}
         for held, lease in low:
             if lease.kid in final:
+                if self._closed:  # by ``close``, while the database was slow
+                    return
                 # A key that comes back, after a hold for one: what is final stays so.
                 held.holder = self._successor()
                 self._store.extend_lease(lease.kid, held.holder, lease.max_exp)

@@ -231,15 +231,17 @@ class SigningService:
 
     def _sign(self, draft: _Draft, using: _Using) -> bytes:
         try:
-            return using.active.signer.sign(draft.message)
+            signature = using.active.signer.sign(draft.message)
         except (KeyDisabled, BackendDenied) as error:
             self._troubles.refused(using.active.key, str(error))
             raise
+        # Here, not when it is finished: in a batch a refusal may have come meanwhile.
+        self._troubles.served(using.active.key.kid)
+        return signature
 
     def _finish(self, caller: Caller, draft: _Draft, signature: bytes, using: _Using) -> _Made:
         key, content = using.active.key, draft.content
         token = using.active.signer.seal(draft.message, signature)
-        self._troubles.served(key.kid)
         self._snapshots.leases.signed(key.kid, content.exp)
         record = SigningRecord(
             time=using.now,

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -157,6 +158,24 @@ def test_it_is_not_tried_a_third_time(endpoint: Endpoint) -> None:
     with pytest.raises(boto.ClientError, match="KMSInternalException"):
         client_of(endpoint.url).sign(**PARAMS)
     assert len(endpoint.asked) == 2
+
+
+def test_an_outage_does_not_use_up_all_later_retries(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """boto3 has a quota of retries, which grows with successes: also with those it does not see."""
+    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _seconds: None))
+    client = client_of(endpoint.url)
+    endpoint.answers = lambda _number: BROKEN
+    for _ in range(60):
+        with pytest.raises(boto.ClientError):
+            client.sign(**PARAMS)
+    endpoint.answers = lambda _number: SIGNED
+    for _ in range(520):
+        client.sign(**PARAMS)
+    failed = len(endpoint.asked) + 1
+    endpoint.answers = lambda number: BROKEN if number == failed else SIGNED
+    assert client.sign(**PARAMS)["Signature"] == b"\x00\x01\x02"
 
 
 def test_a_refusal_is_boto3s_error_and_asked_once(endpoint: Endpoint) -> None:

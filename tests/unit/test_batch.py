@@ -29,6 +29,7 @@ from kmsjwks.domain.errors import (
     BackendProtocolError,
     BackendThrottled,
     BackendUnavailable,
+    KeyDisabled,
     KeyNotFound,
     KmsJwksError,
     MessageTooLarge,
@@ -326,6 +327,18 @@ def test_the_backend_dies_in_the_middle(
     assert_released(service, results)
     backend.before = lambda number: None
     assert codes(batch(client, items(3))) == [""] * 3
+
+
+def test_a_key_that_is_refused_in_the_middle_is_in_trouble(
+    client: FlaskClient, service: Service, backend: ScriptedBackend
+) -> None:
+    """What was signed before does not make it serve again."""
+    backend.before = failing(KeyDisabled("disabled"), 3)
+    assert codes(batch(client, items(6))) == [""] * 3 + ["backend-key-disabled"] * 3
+    assert len(service.troubles.all()) == 1
+    backend.before = lambda number: None
+    assert codes(batch(client, items(2))) == [""] * 2
+    assert not service.troubles.all()
 
 
 @pytest.mark.parametrize("error", [BackendProtocolError("wrong"), MessageTooLarge("long")])

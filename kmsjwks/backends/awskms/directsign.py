@@ -16,9 +16,12 @@ import urllib3
 from botocore import exceptions as boto
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest, AWSResponse
+from botocore.httpsession import create_urllib3_context
 from urllib3.connection import HTTPConnection
 
 _KEEP_ALIVE = [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+_RETRY_QUOTA = 500  # botocore.retries.quota.RetryQuota.INITIAL_CAPACITY
+_OK = AWSResponse("", 200, {}, None)
 # As botocore.httpsession.URLLib3Session has it; the first that fits.
 _AS_BOTOCORE = (
     (urllib3.exceptions.SSLError, boto.SSLError),
@@ -48,7 +51,11 @@ class Transport:
             "socket_options": _KEEP_ALIVE,
         }
         if urlsplit(url).scheme == "https":
-            options |= {"cert_reqs": "CERT_REQUIRED", "ca_certs": self.ca_certs}
+            # boto3's context: urllib3's own is stricter with private CAs from Python 3.13 on.
+            context = create_urllib3_context()
+            options |= {
+                "ssl_context": context, "cert_reqs": "CERT_REQUIRED", "ca_certs": self.ca_certs,
+            }  # fmt: skip
         return urllib3.connection_from_url(url, **options)
 
 
@@ -75,6 +82,7 @@ class DirectSign:
         self._user_agent = f"{config.user_agent} {config.user_agent_extra or ''}".strip()
         self._pool = transport.pool(self._url)
         self._attempted = threading.local()
+        self._owed = 0  # successes that boto3 may not have been told of
         meta.events.register("before-send.kms.Sign", self._hand_over)
 
     def __getattr__(self, name: str) -> Any:
@@ -84,7 +92,9 @@ class DirectSign:
         """As the boto3 client's; ``params`` are not validated here."""
         outcome = self._attempt(params)
         if isinstance(outcome, dict):
+            self._give_back(outcome)
             return outcome
+        self._owed = _RETRY_QUOTA
         self._attempted.outcome = outcome
         try:
             answer: dict[str, Any] = self._client.sign(**params)
@@ -95,6 +105,16 @@ class DirectSign:
     def close(self) -> None:
         self._pool.close()
         self._client.close()
+
+    def _give_back(self, answer: dict[str, Any]) -> None:
+        """boto3's retry quota grows by 1 with each success that it sees ("Standard retry mode"):
+        without ours, the retries of one outage would be the last ones. A race only gives too much,
+        and the quota has its own limit."""
+        if self._owed > 0:
+            self._owed -= 1
+            self._client.meta.events.emit(
+                "after-call.kms.Sign", http_response=_OK, parsed=answer, model=None, context={}
+            )
 
     def _attempt(self, params: dict[str, Any]) -> dict[str, Any] | AWSResponse | Exception:
         request = AWSRequest("POST", self._url, headers=self._headers, data=_json(params))
