@@ -55,6 +55,7 @@ class Endpoint:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
                 params = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
