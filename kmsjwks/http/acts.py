@@ -42,8 +42,9 @@ def acting(
     """
     principal = context.principal(request)
     require(principal, action, name)
-    body = read_object(request, members, optional=optional)
-    return Actor(principal.name, body.get("dry_run", False), request_id_of(request)), body
+    body = read_object(request.environ, members, context.most_body_bytes, optional=optional)
+    request_id = request_id_of(request.environ)
+    return Actor(principal.name, body.get("dry_run", False), request_id), body
 
 
 @contextmanager

@@ -59,11 +59,11 @@ def create_app(service: Service, refused: Refused = lambda _code, _times: None) 
 
 
 def _on_error(error: Exception) -> Response:
-    return response_of(problems.answer_to(error, request_id_of(request)))
+    return response_of(problems.answer_to(error, request_id_of(request.environ)))
 
 
 def _begin(ids: RequestIds) -> None:
-    ids.take(request)
+    ids.take(request.environ)
     # Werkzeug would strip the slashes, so that a proxy and we read different paths.
     if request.environ["PATH_INFO"].startswith("//"):
         raise NotFound("There is nothing at this address.")
@@ -75,6 +75,6 @@ def _mark_unsafe(response: Response) -> Response:
 
 
 def _finish(response: Response) -> Response:
-    for name, value in common_headers(request_id_of(request)).items():
+    for name, value in common_headers(request_id_of(request.environ)).items():
         response.headers.setdefault(name, value)
     return response

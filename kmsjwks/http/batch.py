@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from flask import Blueprint, Response, request
-from werkzeug.wrappers import Request
+from werkzeug.wsgi import get_content_length
 
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.access import Action, require
@@ -36,15 +36,15 @@ def blueprint(context: HttpContext) -> Blueprint:
     server = context.service.settings.server
 
     def sign_batch(name: str) -> Answer:
-        caller = context.caller(request)
+        caller = context.caller(request.environ)
         require(caller.principal, Action.SIGN, name)
         context.count_use(caller, name)  # the first item, so that who may send none is not read
         with context.backend_share(name):  # around the body too: a client may stall
-            items = _read_items(request, server.max_batch_bytes)
-            long = _may_be_long(request, server.max_body_bytes)
+            items = _read_items(request.environ, server.max_batch_bytes)
+            long = _may_be_long(request.environ, server.max_body_bytes)
             asked = [_asked(item, server.max_body_bytes if long else None) for item in items]
             outcomes = _sign(context, caller, name, asked)
-        request_id = request_id_of(request)
+        request_id = request_id_of(request.environ)
         _tell(context, outcomes, request_id)
         both = zip(items, outcomes, strict=True)
         results = [_result(item, one, request_id) for item, one in both]
@@ -59,13 +59,12 @@ def blueprint(context: HttpContext) -> Blueprint:
     return routes
 
 
-def _read_items(wanted: Request, most_bytes: int) -> list[Any]:
+def _read_items(environ: dict[str, Any], most_bytes: int) -> list[Any]:
     """
     Raises:
         InvalidRequest: also where there are too many.
     """
-    wanted.max_content_length = most_bytes
-    body = read_object(wanted, BATCH_MEMBERS)
+    body = read_object(environ, BATCH_MEMBERS, most_bytes)
     if "items" not in body:
         raise InvalidRequest("The member 'items' is missing.")
     items: list[Any] = body["items"]
@@ -74,9 +73,10 @@ def _read_items(wanted: Request, most_bytes: int) -> list[Any]:
     return items
 
 
-def _may_be_long(wanted: Request, most_bytes: int) -> bool:
+def _may_be_long(environ: dict[str, Any], most_bytes: int) -> bool:
     """Whether an item can be longer than a request of its own might be."""
-    return wanted.content_length is None or wanted.content_length > most_bytes
+    told = get_content_length(environ)
+    return told is None or told > most_bytes
 
 
 def _asked(item: Any, most_bytes: int | None) -> SignRequest | KmsJwksError:

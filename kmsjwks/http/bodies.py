@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from werkzeug.wrappers import Request
+from werkzeug.http import parse_options_header
+from werkzeug.wsgi import get_content_length
 
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
@@ -26,9 +27,14 @@ _DISCARDED_BYTES, _CHUNK_BYTES = 32 * 1024 * 1024, 256 * 1024
 
 
 def read_object(
-    request: Request, allowed: Mapping[str, type | tuple[type, ...]], *, optional: bool = False
+    environ: dict[str, Any],
+    allowed: Mapping[str, type | tuple[type, ...]],
+    most_bytes: int,
+    *,
+    optional: bool = False,
 ) -> dict[str, Any]:
-    """The JSON object in the body, with no other members than ``allowed`` (name -> type).
+    """The JSON object in the body of a WSGI request, with no other members than ``allowed`` (name
+    -> type).
 
     ``optional``: no body at all is an empty object.
 
@@ -36,10 +42,11 @@ def read_object(
         UnsupportedMediaType, RequestTooLarge, MalformedJson.
         InvalidRequest: not an object, an unknown member, or one of the wrong type.
     """
-    data = _read(request)  # before any answer: the server closes the connection on an unread body
+    # Before any answer: the server closes the connection on an unread body.
+    data = _read(environ, most_bytes)
     if optional and not data:
         return {}
-    _check_encoding(request)
+    _check_encoding(environ)
     value = strictjson.loads(data)
     if not isinstance(value, dict):
         raise InvalidRequest("The body must be a JSON object.")
@@ -47,24 +54,25 @@ def read_object(
     return value
 
 
-def _check_encoding(request: Request) -> None:
+def _check_encoding(environ: Mapping[str, Any]) -> None:
     """
     Raises:
         UnsupportedMediaType
     """
-    sent = request.headers.get("Content-Type", "")
+    sent = environ.get("CONTENT_TYPE", "")
     if sent != _JSON:
-        _check_media_type(request, sent)
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        _check_media_type(sent)
+    if environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
         raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
 
 
-def _check_media_type(request: Request, sent: str) -> None:
+def _check_media_type(sent: str) -> None:
     if len(sent) > _LONGEST_CONTENT_TYPE or "," in sent:
         raise UnsupportedMediaType("Send one Content-Type, application/json.")
-    if request.mimetype != _JSON:
+    media_type, parameters = parse_options_header(sent)
+    if media_type.lower() != _JSON:
         raise UnsupportedMediaType("Send the body as Content-Type: application/json.")
-    if request.mimetype_params.get("charset", "utf-8").lower() != "utf-8":
+    if parameters.get("charset", "utf-8").lower() != "utf-8":
         raise UnsupportedMediaType("JSON is UTF-8 (RFC 8259 section 8.1).")
 
 
@@ -83,26 +91,26 @@ def check_members(value: Mapping[str, Any], allowed: Mapping[str, type | tuple[t
             raise InvalidRequest(f"The member {name!r} has the wrong JSON type.")
 
 
-def _read(request: Request) -> bytes:
-    """At most ``max_content_length`` bytes, also of a body that does not tell its length.
+def _read(environ: dict[str, Any], limit: int) -> bytes:
+    """At most ``limit`` bytes, also of a body that does not tell its length.
 
     Raises:
         RequestTooLarge
         InvalidRequest: it ended before its Content-Length.
     """
-    limit, told = request.max_content_length or 0, request.content_length
-    stream = request.environ["wsgi.input"]
-    request.environ[READING_SINCE] = time.monotonic()
+    told = get_content_length(environ)
+    stream = environ["wsgi.input"]
+    environ[READING_SINCE] = time.monotonic()
     try:
         # Not beyond its end: to see that there is no more costs the server another turn.
         size = limit + 1 if told is None else told
         data = b"" if (told or 0) > limit else bytes(stream.read(size))
     finally:
-        del request.environ[READING_SINCE]
+        del environ[READING_SINCE]
     if len(data) > limit or (told or 0) > limit:
-        request.environ[UNREAD] = True
+        environ[UNREAD] = True
         raise RequestTooLarge(f"The body is larger than {limit} bytes.")
-    request.environ[READ] = True
+    environ[READ] = True
     if told is not None and told != len(data):
         raise InvalidRequest("The body ended before its Content-Length.")
     return data

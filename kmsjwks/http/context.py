@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 from flask import Response
 from werkzeug.wrappers import Request
@@ -37,6 +37,7 @@ class HttpContext:
     def __init__(self, service: Service, chain: Sequence[Authenticator], refused: Refused) -> None:
         self.service, self._chain, self.refused = service, chain, refused
         self._quotas = Quotas(service.settings.quotas, self._is_keyset)
+        self.most_body_bytes = service.settings.server.max_body_bytes
         most = service.settings.server.max_concurrency
         self._place = _Place(
             threading.BoundedSemaphore(most),
@@ -53,25 +54,25 @@ class HttpContext:
         Raises:
             Unauthenticated, QuotaExceeded.
         """
-        found = self.reader(request)
+        found = self.reader(request.environ)
         self._quotas.count_management(found.name)
         return found
 
-    def reader(self, request: Request) -> Principal:
-        """Who asks for a document; nothing is counted.
+    def reader(self, environ: Mapping[str, Any]) -> Principal:
+        """Who asks for a document, by the WSGI environ; nothing is counted.
 
         Raises:
             Unauthenticated
         """
-        return authenticate(self._chain, request)
+        return authenticate(self._chain, environ)
 
-    def caller(self, request: Request) -> Caller:
+    def caller(self, environ: dict[str, Any]) -> Caller:
         """Who asks for a token to be signed or verified; see ``count_use``.
 
         Raises:
             Unauthenticated
         """
-        return Caller(self.reader(request), request_id_of(request))
+        return Caller(self.reader(environ), request_id_of(environ))
 
     def count_use(self, caller: Caller, keyset: str) -> None:
         """To be called once the caller is known to have a grant.

@@ -13,10 +13,8 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
 
-from werkzeug.wrappers import Request
-
 from kmsjwks.http import problems, publication, signing
-from kmsjwks.http.answers import Answer, headers_of
+from kmsjwks.http.answers import headers_of
 from kmsjwks.http.context import HttpContext
 from kmsjwks.http.request_ids import RequestIds
 
@@ -26,7 +24,6 @@ _STATUS_LINES: Mapping[int, str] = MappingProxyType(
     {one.value: f"{one.value} {one.phrase}" for one in HTTPStatus}
 )
 
-View = Callable[[Request], Answer]
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -38,33 +35,24 @@ class HotPath:
     ) -> None:
         """``rest`` answers all other requests; ``always`` are headers of every answer."""
         self._rest, self._ids, self._always = rest, ids, always
-        self._most_bytes = context.service.settings.server.max_body_bytes
         self._sign = signing.view(context)
         self._document = publication.view(context)
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        view = self._view_of(environ["REQUEST_METHOD"], environ["PATH_INFO"])
-        if view is None or "HTTP_UPGRADE" in environ:
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        keyset = signed_keyset(path) if method == "POST" else None
+        is_hot = keyset is not None or (method == "GET" and is_jwks(path))
+        if not is_hot or "HTTP_UPGRADE" in environ:
             return self._rest(environ, start_response)
-        request = Request(environ)
-        request.max_content_length = self._most_bytes
-        request_id = self._ids.take(request)
+        request_id = self._ids.take(environ)
         try:
-            answer = view(request)
+            answer = self._document(environ) if keyset is None else self._sign(environ, keyset)
         except Exception as error:  # as Flask does: no request ends without an answer
             answer = problems.answer_to(error, request_id)
         start_response(_STATUS_LINES[answer.status], headers_of(answer, request_id, self._always))
         return (answer.body,)
-
-    def _view_of(self, method: str, path: str) -> View | None:
-        if method == "POST":
-            name = signed_keyset(path)
-            return None if name is None else lambda request: self._sign(request, name)
-        if method == "GET" and is_jwks(path):
-            return self._document
-        return None
 
 
 def signed_keyset(path: str) -> str | None:

@@ -31,15 +31,15 @@ def blueprint(context: HttpContext) -> Blueprint:
 
     @routes.post("/<name>/sign/jwt")
     def sign_jwt(name: str) -> Response:
-        return response_of(sign(request, name))
+        return response_of(sign(request.environ, name))
 
     @routes.post("/<name>/verify")
     def verify(name: str) -> Response:
-        caller = context.caller(request)
+        caller = context.caller(request.environ)
         require(caller.principal, Action.VERIFY, name)
         context.count_use(caller, name)
         with context.bulkhead():
-            body = read_object(request, VERIFY_MEMBERS)
+            body = read_object(request.environ, VERIFY_MEMBERS, context.most_body_bytes)
             if "token" not in body:
                 raise InvalidRequest("The member 'token' is missing.")
             result = signing.verify(caller, name, body["token"])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from itertools import count
-
-from werkzeug.wrappers import Request
+from typing import Any
 
 REQUEST_ID = "kmsjwks.request_id"  # in the WSGI environ, for whoever answers in a view's place
 _HARMLESS = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -19,20 +18,21 @@ class RequestIds:
     def __init__(self) -> None:
         self._process, self._numbers = secrets.token_hex(8), count()
 
-    def take(self, request: Request) -> str:
-        """Choose the request's id, and keep it in its environ."""
-        sent = request.headers.get("X-Request-Id")
+    def take(self, environ: dict[str, Any]) -> str:
+        """Choose the request's id, and keep it in its WSGI environ."""
+        sent = environ.get("HTTP_X_REQUEST_ID")
         if sent is not None and _HARMLESS.fullmatch(sent):
             chosen = sent
         else:
             chosen = f"{self._process}-{next(self._numbers):x}"
-        request.environ[REQUEST_ID] = chosen
+        environ[REQUEST_ID] = chosen
         return chosen
 
 
-def request_id_of(request: Request) -> str:
+def request_id_of(environ: dict[str, Any]) -> str:
     """What ``RequestIds.take`` chose."""
-    return str(request.environ[REQUEST_ID])
+    chosen: str = environ[REQUEST_ID]
+    return chosen
 
 
 UNSAFE = {"X-Kmsjwks-Unsafe": "rotation.development"}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-
-from werkzeug.wrappers import Request
+from typing import Any
 
 from kmsjwks.domain import strictjson
 from kmsjwks.domain.access import Action, require
@@ -18,16 +17,16 @@ from kmsjwks.services.signing import SignedToken, SignRequest
 SIGN_MEMBERS: Mapping[str, type] = MappingProxyType({"claims": dict, "ttl": int, "headers": dict})
 
 
-def view(context: HttpContext) -> Callable[[Request, str], Answer]:
-    """Of a request and the name of a keyset. What it raises is for ``problems.answer_to``."""
+def view(context: HttpContext) -> Callable[[dict[str, Any], str], Answer]:
+    """Of a WSGI environ and the name of a keyset. What it raises is for ``problems.answer_to``."""
     signing = context.service.signing
 
-    def sign_jwt(request: Request, name: str) -> Answer:
-        caller = context.caller(request)
+    def sign_jwt(environ: dict[str, Any], name: str) -> Answer:
+        caller = context.caller(environ)
         require(caller.principal, Action.SIGN, name)
         context.count_use(caller, name)
         with context.backend_share(name):  # around the body too: a client may stall
-            body = read_object(request, SIGN_MEMBERS)
+            body = read_object(environ, SIGN_MEMBERS, context.most_body_bytes)
             if "claims" not in body:
                 raise InvalidRequest("The member 'claims' is missing.")
             wanted = SignRequest(body["claims"], body.get("ttl"), body.get("headers", {}))

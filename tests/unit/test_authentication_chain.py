@@ -8,7 +8,6 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from flask import Request
 from werkzeug.datastructures import Headers
 from werkzeug.test import EnvironBuilder
 
@@ -63,7 +62,7 @@ def make(tmp_path: Path, clock: Clock) -> Callable[[str], Who]:
             if token is not None:
                 sent["Authorization"] = f"Bearer {token}"
             environ = EnvironBuilder(headers=Headers(sent)).get_environ()
-            return authenticate(chain, Request({**environ, "REMOTE_ADDR": "127.0.0.1"})).name
+            return authenticate(chain, {**environ, "REMOTE_ADDR": "127.0.0.1"}).name
 
         return who
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Request
 from werkzeug.datastructures import Headers
 from werkzeug.test import EnvironBuilder
 
@@ -58,9 +57,9 @@ def certificates(**more: Any) -> ClientCertificates:
     return ClientCertificates(MtlsSettings(**given), IDENTITIES, SystemClock())
 
 
-def request(headers: Mapping[str, str], peer: str = "127.0.0.1") -> Request:
+def request(headers: Mapping[str, str], peer: str = "127.0.0.1") -> dict[str, Any]:
     environ = EnvironBuilder(headers=Headers(dict(headers))).get_environ()
-    return Request({**environ, "REMOTE_ADDR": peer})
+    return {**environ, "REMOTE_ADDR": peer}
 
 
 def test_no_header(issued: Issued) -> None:

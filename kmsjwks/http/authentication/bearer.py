@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-from collections.abc import Sequence
-from typing import Protocol
-
-from werkzeug.wrappers import Request
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from kmsjwks.config import BearerToken
 from kmsjwks.domain.access import Principal
@@ -34,8 +32,8 @@ class BearerScheme:
     def __init__(self, kinds: Sequence[BearerKind]) -> None:
         self._kinds = tuple(kinds)
 
-    def authenticate(self, request: Request) -> Principal | None:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    def authenticate(self, environ: Mapping[str, Any]) -> Principal | None:
+        scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme.lower() != "bearer":
             return None
         token = token.strip()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
-
-from werkzeug.wrappers import Request
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from kmsjwks.config import OidcSettings, Settings
 from kmsjwks.domain.access import Principal
@@ -17,8 +15,9 @@ from kmsjwks.http.authentication.mtls import ClientCertificates
 
 
 class Authenticator(Protocol):
-    def authenticate(self, request: Request) -> Principal | None:
-        """The caller; None where the request carries no credential of this kind.
+    def authenticate(self, environ: Mapping[str, Any]) -> Principal | None:
+        """The caller, by the WSGI environ of a request; None where it carries no credential of this
+        kind.
 
         Raises:
             Unauthenticated: it carries one that is not valid.
@@ -26,14 +25,14 @@ class Authenticator(Protocol):
         """
 
 
-def authenticate(chain: Sequence[Authenticator], request: Request) -> Principal:
+def authenticate(chain: Sequence[Authenticator], environ: Mapping[str, Any]) -> Principal:
     """
     Raises:
         Unauthenticated: no authenticator recognises the caller.
         Unavailable: it cannot be told now.
     """
     for authenticator in chain:
-        principal = authenticator.authenticate(request)
+        principal = authenticator.authenticate(environ)
         if principal is not None:
             return principal
     raise Unauthenticated(

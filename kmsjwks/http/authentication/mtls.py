@@ -7,14 +7,14 @@ proxy. From whom a header counts is decided by the connection alone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.x509 import verification
-from werkzeug.wrappers import Request
 
 from kmsjwks.config import MtlsSettings
 from kmsjwks.config.identities import UNIX_SOCKET
@@ -54,11 +54,11 @@ class ClientCertificates:
         self._networks = [ip_network(one) for one in trusted if one != UNIX_SOCKET]
         self._store = _store(settings.client_ca) if settings.client_ca is not None else None
 
-    def authenticate(self, request: Request) -> Principal | None:
-        value = request.environ.get(self._variable, "")
+    def authenticate(self, environ: Mapping[str, Any]) -> Principal | None:
+        value = environ.get(self._variable, "")
         if not value:
             return None
-        if not self._is_trusted(request.environ.get("REMOTE_ADDR", "")):
+        if not self._is_trusted(environ.get("REMOTE_ADDR", "")):
             _log.info("A client certificate in a header was dropped: its sender is no proxy.")
             return None
         try:
