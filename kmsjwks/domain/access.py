@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from fnmatch import fnmatchcase
 
 from kmsjwks.domain.errors import Forbidden, NotGranted
 from kmsjwks.domain.narrowing import NOT_NARROWED, Narrowing, TokenRequest
+
+
+_MOST_REMEMBERED = 4096  # decisions of one principal; callers choose the names
 
 
 class Action(Enum):
@@ -47,10 +50,19 @@ class Principal:
 
     name: str
     grants: tuple[Grant, ...] = ()
+    _covering: dict[tuple[Action, str], tuple[Grant, ...]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     def covering(self, action: Action, keyset: str) -> tuple[Grant, ...]:
-        """The grants that concern both, whatever they narrow."""
-        return tuple([grant for grant in self.grants if grant.covers(action, keyset)])
+        """The grants that concern both, whatever they narrow. Remembered: grants do not change."""
+        found = self._covering.get((action, keyset))
+        if found is None:
+            found = tuple([grant for grant in self.grants if grant.covers(action, keyset)])
+            if len(self._covering) >= _MOST_REMEMBERED:
+                self._covering.clear()
+            self._covering[action, keyset] = found
+        return found
 
     def may(self, action: Action, keyset: str, request: TokenRequest | None = None) -> bool:
         return _allow(self.covering(action, keyset), request)

@@ -75,26 +75,36 @@ def loads(data: bytes) -> Any:
         raise MalformedJson(
             "A number in the body has too many digits. Send it as a string."
         ) from error
-    _check_text(value, MAX_DEPTH)
+    # What cannot be too deep, or hold a surrogate that is not half of a pair, is not walked.
+    if b"\\u" in data:
+        _check_text(value)
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH:
+        _check_depth(value, MAX_DEPTH)
     return value
 
 
-def _check_text(value: Any, levels: int) -> None:
-    """Depth and lone surrogates, in one walk."""
+def _check_depth(value: Any, levels: int) -> None:
+    if not isinstance(value, dict | list):
+        return
+    if levels == 0:
+        raise MalformedJson(f"The body is nested deeper than {MAX_DEPTH} levels.")
+    for member in value.values() if isinstance(value, dict) else value:
+        if isinstance(member, dict | list):
+            _check_depth(member, levels - 1)
+
+
+def _check_text(value: Any) -> None:
+    """Lone surrogates: UTF-8 has none, an escape may be one."""
     if isinstance(value, str):
         if not value.isascii():
             _encode(value)
-    elif isinstance(value, dict | list):
-        if levels == 0:
-            raise MalformedJson(f"The body is nested deeper than {MAX_DEPTH} levels.")
-        if isinstance(value, dict):
-            for name, member in value.items():
-                if not name.isascii():
-                    _encode(name)
-                _check_text(member, levels - 1)
-        else:
-            for member in value:
-                _check_text(member, levels - 1)
+    elif isinstance(value, dict):
+        for name, member in value.items():
+            _check_text(name)
+            _check_text(member)
+    elif isinstance(value, list):
+        for member in value:
+            _check_text(member)
 
 
 def _encode(text: str) -> bytes:
