@@ -9,7 +9,6 @@ from fnmatch import fnmatchcase
 from kmsjwks.domain.errors import Forbidden, NotGranted
 from kmsjwks.domain.narrowing import NOT_NARROWED, Narrowing, TokenRequest
 
-
 _MOST_REMEMBERED = 4096  # decisions of one principal; callers choose the names
 
 
@@ -92,6 +91,11 @@ class Permission:
         """
         if not _allow(self.covering, request):
             raise _refusal(self.principal, self.action, self.keyset, request)
+
+    @property
+    def narrows(self) -> bool:
+        """Whether ``require`` can refuse anything."""
+        return not any(grant.narrowing is NOT_NARROWED for grant in self.covering)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from types import MappingProxyType
 
 from flask import Response
 
-from kmsjwks.http.request_ids import common_headers
+from kmsjwks.http.request_ids import COMMON_HEADERS, common_headers
 
 _NONE: Mapping[str, str] = MappingProxyType({})
+_COMMON = tuple(COMMON_HEADERS.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,14 @@ def headers_of(
     answer: Answer, request_id: str, always: Mapping[str, str] = _NONE
 ) -> list[tuple[str, str]]:
     """All headers, for a server that is answered without Flask."""
-    headers = {**common_headers(request_id), **always, **answer.headers}
+    if answer.headers:
+        own = {**common_headers(request_id), **always, **answer.headers}
+        headers = list(own.items())
+    else:
+        headers = [("X-Request-Id", request_id), *_COMMON, *always.items()]
     if answer.content_type:
-        headers["Content-Type"] = answer.content_type
-        headers["Content-Length"] = str(len(answer.body))
-    return list(headers.items())
+        headers += (
+            ("Content-Type", answer.content_type),
+            ("Content-Length", str(len(answer.body))),
+        )
+    return headers

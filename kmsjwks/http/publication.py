@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -38,22 +39,42 @@ _PATTERNS = (
 
 
 def view(context: HttpContext) -> Callable[[dict[str, Any]], Answer]:
-    """Of the WSGI environ of a request for a document. What it raises is for ``problems.answer_to``."""
+    """Of the WSGI environ of a request for a document. What it raises is for
+    ``problems.answer_to``."""
     snapshots, access = context.service.snapshots, context.service.settings.jwks
+    prepared: dict[str, _Prepared] = {}  # by path; as many as were ever published
 
     def document(environ: dict[str, Any]) -> Answer:
-        found = snapshots.documents().get(environ["PATH_INFO"])
-        public = _is_public(found, access)
-        if not public:
+        path: str = environ["PATH_INFO"]
+        found, ready = snapshots.documents().get(path), prepared.get(path)
+        if ready is None or ready.document is not found:
+            public = _is_public(found, access)
+            if not public:
+                context.reader(environ)
+            if found is None:
+                raise NotFound("No issuer is published at this address.")
+            ready = prepared[path] = _prepare(found, access.max_age, public)
+        elif not ready.public:
             context.reader(environ)
-        if found is None:
-            raise NotFound("No issuer is published at this address.")
-        headers = _headers(found, access.max_age, public)
-        if _is_held(environ, found):
-            return Answer(b"", "", 304, headers)
-        return Answer(found.body, found.media_type, 200, headers)
+        return ready.not_modified if _is_held(environ, ready.document) else ready.whole
 
     return document
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """The answers to requests for a document, while it is the one that is published."""
+
+    document: Document
+    public: bool
+    whole: Answer
+    not_modified: Answer
+
+
+def _prepare(document: Document, max_age: int, public: bool) -> _Prepared:
+    headers = _headers(document, max_age, public)
+    whole = Answer(document.body, document.media_type, 200, headers)
+    return _Prepared(document, public, whole, Answer(b"", "", 304, headers))
 
 
 def blueprint(context: HttpContext) -> Blueprint:

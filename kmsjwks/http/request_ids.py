@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Mapping
 from itertools import count
+from types import MappingProxyType
 from typing import Any
 
 REQUEST_ID = "kmsjwks.request_id"  # in the WSGI environ, for whoever answers in a view's place
@@ -20,7 +22,7 @@ class RequestIds:
 
     def take(self, environ: dict[str, Any]) -> str:
         """Choose the request's id, and keep it in its WSGI environ."""
-        sent = environ.get("HTTP_X_REQUEST_ID")
+        sent: str | None = environ.get("HTTP_X_REQUEST_ID")
         if sent is not None and _HARMLESS.fullmatch(sent):
             chosen = sent
         else:
@@ -39,12 +41,17 @@ UNSAFE = {"X-Kmsjwks-Unsafe": "rotation.development"}
 """Beside the common headers wherever the floors that protect verifiers do not hold."""
 
 
-def common_headers(request_id: str) -> dict[str, str]:
-    """On every response; a ``Cache-Control`` of the response's own goes before this one."""
-    return {
-        "X-Request-Id": request_id,
+COMMON_HEADERS: Mapping[str, str] = MappingProxyType(
+    {
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
         "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-store",
     }
+)
+"""On every response; a ``Cache-Control`` of the response's own goes before this one."""
+
+
+def common_headers(request_id: str) -> dict[str, str]:
+    """``COMMON_HEADERS`` and the id of the request."""
+    return {"X-Request-Id": request_id, **COMMON_HEADERS}

@@ -60,23 +60,36 @@ class GroupCommit:
         Raises:
             AuditUnavailable: none is, or they were not in time: then all may still become so.
         """
-        ticket = _Ticket(bodies)
         with self._mutex:
-            since = self._since
-            if since is not None and time.monotonic() - since > self._timeout:
+            now, since = time.monotonic(), self._since
+            if since is not None and now - since > self._timeout:
                 raise _stalled()
-            self._queue.append(ticket)
-            if since is None:
-                self._since = time.monotonic()
-                ticket.leads = self._on_stall is not None
-        if ticket.leads:
-            self._round()
+            alone = since is None and self._on_stall is not None
+            if alone:
+                self._since, self._leader = now, threading.get_ident()
+            else:
+                ticket = _Ticket(bodies)
+                self._queue.append(ticket)
+                self._since = now if since is None else since
+        if alone:
+            error = self._lead(bodies)
         else:
             if since is None:
                 threading.Thread(target=self._drain, name="kmsjwks-audit", daemon=True).start()
             self._wait(ticket)
-        if ticket.error is not None:
-            raise _unavailable(ticket.error) from ticket.error
+            error = ticket.error
+        if error is not None:
+            raise _unavailable(error) from error
+
+    def _lead(self, bodies: Sequence[bytes]) -> Exception | None:
+        """Write for oneself, having found nobody writing; who came meanwhile writes next."""
+        self._watch()
+        error = self._attempt(bodies)
+        with self._mutex:
+            # A leader that was answered for must not release what it held.
+            late, self._answered = self._answered, False
+            self._pass_on()
+        return _Late() if late and error is None else error
 
     def _wait(self, ticket: _Ticket) -> None:
         if not ticket.wake.acquire(timeout=self._timeout):
