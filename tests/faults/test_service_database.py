@@ -47,8 +47,8 @@ def installation(own_token: Token, tmp_path: Path, postgres_url: str) -> Install
 def server(installation: Installation) -> Iterator[Server]:
     running = Server(installation)
     running.start()
+    running.wait_until_each_worker_signs("demo")
     wait_until(lambda: _all_well(running), 10, "both workers")
-    time.sleep(1)
     yield running
     running.kill_all()
 

@@ -171,6 +171,16 @@ class Server:
         return self.http("all").post(f"/v1/keysets/{keyset}/sign/jwt", body)
 
 
+    def wait_until_each_worker_signs(self, keyset: str, timeout: float = _START_TIMEOUT) -> None:
+        """Which worker gets a connection is the kernel's choice; request ids tell them apart."""
+        deadline, seen = time.monotonic() + timeout, set[str]()
+        while len(seen) < self.workers:
+            answer = self.sign(keyset)
+            if answer.status == 200:
+                seen.add(answer.headers["X-Request-Id"].rpartition("-")[0])
+            assert time.monotonic() < deadline, f"only {len(seen)} workers sign: {self.logged()}"
+
+
 def _kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
