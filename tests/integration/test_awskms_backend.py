@@ -32,6 +32,7 @@ from kmsjwks.domain.errors import (
 )
 from kmsjwks.domain.jwk import key_id
 from kmsjwks.domain.ports import BackendKey
+from kmsjwks.domain.signatures import make_verifier
 from kmsjwks.testing.verifiers import verifies
 from tests.support.awskms import HOME, IMPATIENT, REPLICA, THIRD, kms_settings, open_kms
 from tests.support.kms import ACCOUNT, FakeKms
@@ -502,6 +503,45 @@ def test_wrong_answers_are_dropped(
     kms.fault("answer", operation="Sign", members=members)
     with pytest.raises(BackendProtocolError):
         backend.sign(key, b"message")
+
+
+@pytest.mark.parametrize(
+    "members", [{"KeyId": None}, {"SigningAlgorithm": None}, {"KeyId": "its id"}], ids=str
+)
+def test_answers_may_say_less_than_those_of_aws(
+    kms: FakeKms, backend: KmsBackend, members: dict[str, Any]
+) -> None:
+    """An emulator's: the signature is verified all the same."""
+    key = backend.create_key(ES256, request_id="one")
+    bare = {"KeyId": key.ref.rpartition("/")[2]} if members.get("KeyId") else members
+    kms.fault("answer", operation="Sign", members=bare)
+    assert make_verifier(ES256, key.spki)(b"message", backend.sign(key, b"message"))
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [{"KeySpec"}, {"KeyState"}, {"CreationDate"}, {"Origin", "MultiRegion", "KeyManager"}],
+    ids=str,
+)
+def test_key_metadata_may_have_less_than_that_of_aws(
+    kms: FakeKms, backend: KmsBackend, settings: KmsSettings, gone: set[str]
+) -> None:
+    """The API Reference promises KeyId only; KeySpec was CustomerMasterKeySpec before 2021."""
+    key = backend.create_key(ES256, request_id="one")
+    said = aws(settings).describe_key(KeyId=key.ref)["KeyMetadata"]
+    said["CreationDate"] = said["CreationDate"].timestamp()
+    members = {"KeyMetadata": {name: value for name, value in said.items() if name not in gone}}
+    kms.fault("answer", operation="DescribeKey", members=members)
+    assert open_kms(settings).create_key(ES256, request_id="one") == key
+
+
+def test_without_list_aliases_keys_are_found_by_their_tags(
+    kms: FakeKms, backend: KmsBackend, settings: KmsSettings
+) -> None:
+    key = backend.create_key(ES256, request_id="one")
+    kms.fault("error", operation="ListAliases", code="UnknownOperationException")
+    assert open_kms(settings).create_key(ES256, request_id="one") == key
+    assert kms.calls("CreateKey") == 1
 
 
 @pytest.mark.parametrize("members", [{"PublicKey": "AAAA"}, {"PublicKey": None}], ids=str)

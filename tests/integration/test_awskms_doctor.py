@@ -181,7 +181,9 @@ def kms_only(kms: FakeKms) -> KmsSettings:
 def test_kms_without_sts_is_examined_all_the_same(kms_only: KmsSettings) -> None:
     findings = examine(kms_only)
     assert [one for one in findings if not one.ok] == []
-    assert "cannot be told" in found(findings, "open").said
+    opened = found(findings, "open").said
+    assert "cannot be told: AWS STS did not answer" in opened
+    assert "credentials" not in opened
     assert ACCOUNT in found(findings, "account").said
     assert found(findings, f"kms:Sign {HOME}").ok
 
@@ -207,6 +209,21 @@ def test_without_sts_and_any_key_the_account_stays_untold(
     findings = examine(kms_only)
     assert found(findings, "open").ok
     assert "cannot be told" in found(findings, "account").said
+
+
+def test_an_endpoint_without_list_aliases_will_do(kms: FakeKms) -> None:
+    kms.fault("error", operation="ListAliases", code="InternalFailure", status=501)
+    findings = examine(settings(kms))
+    assert [one for one in findings if not one.ok] == []
+    assert "by their tags" in found(findings, f"kms:ListAliases {HOME}").said
+
+
+def test_a_throw_away_key_that_is_not_understood(kms: FakeKms) -> None:
+    kms.fault("answer", operation="CreateKey", members={"KeyMetadata": {"KeyId": "x"}})
+    one = found(examine(settings(kms)), f"throw-away key {HOME}")
+    assert not one.ok
+    assert "not understood" in one.said
+    kms.restart(keep=False)  # what was made is nobody's
 
 
 @pytest.fixture

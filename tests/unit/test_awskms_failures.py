@@ -12,6 +12,7 @@ from kmsjwks.backends.awskms.failures import (
     CredentialsUnavailable,
     DryRunPassed,
     KeyNotReady,
+    NotOffered,
     OwnLimitReached,
     is_outage,
     is_region_trouble,
@@ -105,7 +106,8 @@ ROWS: dict[str, tuple[type[BackendError], str]] = {
     "TagException": (BackendProtocolError, "tag"),
     "InvalidMarkerException": (BackendProtocolError, "list"),
     "SerializationException": (BackendProtocolError, "report this"),
-    "UnknownOperationException": (BackendProtocolError, "endpoint"),
+    "UnknownOperationException": (NotOffered, "endpoint"),
+    "UnknownOperation": (NotOffered, "endpoint"),
     "ExpiredToken": (CredentialsExpired, "restart"),
     "ExpiredTokenException": (CredentialsExpired, "restart"),
     "InvalidClientTokenId": (CredentialsExpired, "get-caller-identity"),
@@ -298,7 +300,7 @@ def test_only_outages_count_and_only_trouble_moves_to_the_next_region() -> None:
 
 def test_what_is_not_implemented_is_no_outage() -> None:
     error = translated(answer("NotImplemented", status=501, operation="DisableKey"))
-    assert type(error) is BackendProtocolError
+    assert type(error) is NotOffered
     assert "does not offer DisableKey" in str(error)
 
 

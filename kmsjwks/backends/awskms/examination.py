@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from kmsjwks.backends.awskms.arns import parse_key_arn
+from kmsjwks.backends.awskms.failures import NotOffered
 from kmsjwks.backends.awskms.inuse import try_used
 from kmsjwks.backends.awskms.permissions import Scope, policy_for_missing, roles_needing
 from kmsjwks.backends.awskms.regions import Regions
@@ -157,6 +158,9 @@ class Examination:
         """Our keys are found by their aliases, in the home Region."""
         try:
             self._regions.call("ListAliases", {"Limit": 1}, doing="listing aliases", region=region)
+        except NotOffered:
+            told = "not offered by this endpoint; keys are found by their tags alone"
+            return Attempt("kms:ListAliases", region, True, told)
         except BackendError as error:
             return Attempt.failed("kms:ListAliases", region, error)
         return Attempt("kms:ListAliases", region, True, "allowed")

@@ -32,6 +32,10 @@ class DryRunPassed(BackendProtocolError):
     """The call was a dry run (``DryRun``), and would have succeeded."""
 
 
+class NotOffered(BackendProtocolError):
+    """The endpoint does not have the operation. AWS KMS has all that are called."""
+
+
 class KeyNotReady(BackendUnavailable):
     """This key cannot be used in this Region now; the Region itself is well."""
 
@@ -86,9 +90,9 @@ def throttled(refusal: Refusal) -> BackendError:
 
 
 def not_offered(refusal: Refusal) -> BackendError:
-    return BackendProtocolError(
-        f"{refusal.where}: this endpoint does not offer {refusal.operation}, so {refusal.doing} is "
-        "not possible there. Check endpoint, or use one that offers it."
+    return NotOffered(
+        f"{refusal.where}: this endpoint does not offer {refusal.operation} ({refusal.code}), so "
+        f"{refusal.doing} is not possible there. Check endpoint, or use one that offers it."
     )
 
 
