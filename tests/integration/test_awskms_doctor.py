@@ -160,6 +160,16 @@ def test_expired_credentials_end_it(kms: FakeKms) -> None:
     assert called(kms) == {"kms:ListKeys"}
 
 
+def test_what_both_say_is_said_once(monkeypatch: pytest.MonkeyPatch, kms: FakeKms) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/nonexistent")
+    (only,) = examine(settings(kms, credentials=None))
+    assert only.said.count("no usable AWS credentials") == 1
+
+
 def test_nobody_answers() -> None:
     made = KmsSettings(
         name="kms",

@@ -92,7 +92,8 @@ class Examination:
         """An endpoint of AWS KMS may be all that is there: in a VPC, or of an emulator."""
         answers = [self._listing(region)[0] for region in self._settings.regions]
         if not any(answer.ok or answer.denied for answer in answers):
-            return Finding("open", False, f"{trouble} {answers[0].said}")
+            told = dict.fromkeys((str(trouble), answers[0].said))
+            return Finding("open", False, " ".join(told))
         return Finding("open", True, f"AWS KMS answers; who we are cannot be told: {trouble}")
 
     def _permissions(self, identity: _Identity | None) -> Iterator[Finding]:
