@@ -241,6 +241,24 @@ def test_the_breaker_opens_probes_and_closes(endpoint: Endpoint, time: Time) -> 
     assert regions.status().available
 
 
+def test_after_a_long_outage_a_region_is_used_again_after_one_pause(
+    endpoint: Endpoint, time: Time
+) -> None:
+    """What fails over to it, or back, waits for that as well."""
+    regions = make(endpoint.url, time, failure_threshold=1)
+    endpoint.fails("KMSInternalException", 500)
+    for _ in range(8):
+        with pytest.raises(BackendUnavailable):
+            describe(regions)
+        with pytest.raises(BackendUnavailable):
+            sign(regions)
+        time.seconds += 5
+    endpoint.works()
+    describe(regions)
+    sign(regions)
+    assert regions.status().available
+
+
 @pytest.mark.parametrize(
     "code", ["ThrottlingException", "DisabledException", "AccessDeniedException"]
 )
