@@ -669,6 +669,18 @@ def test_check_never_signs(kms: FakeKms, backend: KmsBackend, settings: KmsSetti
     assert kms.calls("Sign") == 0
 
 
+def test_credentials_of_another_account_are_named(
+    kms: FakeKms, backend: KmsBackend, settings: KmsSettings
+) -> None:
+    key = backend.create_key(ES256, request_id="one")
+    said = f"User: arn:aws:iam::999999999999:user/x is not authorized to perform: kms:Sign on {key}"
+    kms.error("AccessDeniedException", message=said)
+    with pytest.raises(WrongAccount, match="999999999999"):
+        backend.sign(key, b"message")
+    backend.check()  # AWS KMS answers, and Sign may be allowed where DescribeKey is not
+    assert backend.status().available
+
+
 @pytest.mark.parametrize("used", [False, True])
 def test_what_aws_refuses_it_is_there_to_refuse(
     kms: FakeKms, backend: KmsBackend, used: bool

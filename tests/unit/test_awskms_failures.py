@@ -31,6 +31,7 @@ from kmsjwks.domain.errors import (
     KeyNotFound,
     KeyPendingDeletion,
     UnsupportedAlgorithm,
+    WrongAccount,
     WrongRegion,
 )
 
@@ -202,6 +203,21 @@ def test_a_key_of_another_region_is_not_a_missing_key() -> None:
         assert type(error) is WrongRegion
         assert "replica_regions" in str(error)
     assert type(translated(answer("NotFoundException", "Invalid arn us-east-1"))) is WrongRegion
+
+
+def denial(caller: str) -> BackendError:
+    user = f"arn:aws:sts::{caller}:assumed-role/signer/i-0b9d2f4a0"
+    said = f"User: {user} is not authorized to perform: kms:Sign on resource: {ARN} because no"
+    return translated(answer("AccessDeniedException", f"{said} resource-based policy allows it"))
+
+
+def test_a_key_of_another_account_is_not_a_missing_permission() -> None:
+    error = denial("444455556666")
+    assert type(error) is WrongAccount
+    for words in ("belong to the account 444455556666", ARN, "to 111122223333"):
+        assert words in str(error)
+    assert "b9d2f4a0" not in str(error)
+    assert type(denial("111122223333")) is BackendDenied
 
 
 @pytest.mark.parametrize(
