@@ -669,6 +669,22 @@ def test_check_never_signs(kms: FakeKms, backend: KmsBackend, settings: KmsSetti
     assert kms.calls("Sign") == 0
 
 
+def test_a_state_that_the_answer_does_not_name_is_looked_up(
+    kms: FakeKms, backend: KmsBackend, settings: KmsSettings
+) -> None:
+    """AWS puts it into the message, which an emulator words as it likes."""
+    key, admin = backend.create_key(ES256, request_id="one"), aws(settings)
+    kms.error("KMSInvalidStateException", operation="Sign", message="Not valid for this request.")
+    with pytest.raises(BackendProtocolError, match="describe-key"):
+        backend.sign(key, b"message")
+    admin.disable_key(KeyId=key.ref)
+    with pytest.raises(KeyDisabled):
+        backend.sign(key, b"message")
+    admin.schedule_key_deletion(KeyId=key.ref, PendingWindowInDays=7)
+    with pytest.raises(KeyPendingDeletion):
+        backend.sign(key, b"message")
+
+
 def test_credentials_of_another_account_are_named(
     kms: FakeKms, backend: KmsBackend, settings: KmsSettings
 ) -> None:

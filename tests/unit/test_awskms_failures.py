@@ -12,6 +12,7 @@ from kmsjwks.backends.awskms.failures import (
     CredentialsUnavailable,
     DryRunPassed,
     KeyNotReady,
+    KeyStateForbids,
     NotOffered,
     OwnLimitReached,
     is_outage,
@@ -86,7 +87,7 @@ ROWS: dict[str, tuple[type[BackendError], str]] = {
     "ServiceUnavailableException": (BackendUnavailable, "tried again"),
     "RequestTimeout": (BackendUnavailable, "tried again"),
     "RequestTimeoutException": (BackendUnavailable, "tried again"),
-    "KMSInvalidStateException": (BackendProtocolError, "describe-key"),
+    "KMSInvalidStateException": (KeyStateForbids, "describe-key"),
     "DisabledException": (KeyDisabled, "kms:EnableKey"),
     "NotFoundException": (KeyNotFound, "does not exist"),
     "InvalidArnException": (BackendProtocolError, "no ARN"),
@@ -173,7 +174,7 @@ def test_a_code_that_nobody_knows_is_a_protocol_error() -> None:
         (f"{ARN} is Creating", KeyNotReady),
         (f"{ARN} is updating.", KeyNotReady),
         (f"{ARN} is unavailable.", KeyNotReady),
-        (f"{ARN} is pending import.", BackendProtocolError),
+        (f"{ARN} is pending import.", KeyStateForbids),
     ],
 )
 def test_key_states_are_told_apart(message: str, kind: type[BackendError]) -> None:

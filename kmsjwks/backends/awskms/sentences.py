@@ -43,6 +43,10 @@ class KeyNotReady(BackendUnavailable):
     """This key cannot be used in this Region now; the Region itself is well."""
 
 
+class KeyStateForbids(BackendProtocolError):
+    """The key's state forbids it, and the answer does not say which state it is in."""
+
+
 class CredentialsUnavailable(BackendUnavailable):
     """Credentials cannot be had just now, so AWS KMS was not asked; it says nothing about it."""
 
@@ -188,7 +192,7 @@ def invalid_state(refusal: Refusal) -> BackendError:
     for state, translation in _KEY_STATES:
         if _says(refusal, state):
             return translation(refusal)
-    return BackendProtocolError(
+    return KeyStateForbids(
         refusal.said("The key's state forbids it: look at it with aws kms describe-key.")
     )
 
