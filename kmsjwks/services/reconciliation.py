@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from kmsjwks.domain.errors import BackendError
+from kmsjwks.domain.errors import BackendError, UnsupportedAlgorithm
 from kmsjwks.domain.ports import KeyBackend, KeyStore
 from kmsjwks.services.faultpoints import FaultPoints
 
@@ -33,6 +33,12 @@ def reconcile(
             faults.reach("reconcile.created")
             if not _is_known(store, name, made.ref):
                 backend.destroy_key(made.ref)
+        except UnsupportedAlgorithm as error:
+            # A keyset that is there takes the same creation up again at its next tick.
+            if not _is_keyset(store, keyset):
+                store.abandon_creation(request_id)
+                done.append(f"gave up the creation of a key in {name} for {keyset}: {error}")
+            continue
         except BackendError as error:
             _log.warning("An open key creation for %s is left for later: %s", keyset, error)
             continue
@@ -46,3 +52,7 @@ def _is_known(store: KeyStore, backend: str, ref: str) -> bool:
     """Asked last of all: should the lock have been lost with its connection, another process may
     have finished this creation meanwhile."""
     return any((key.backend, key.ref) == (backend, ref) for key in list(store.keys()))
+
+
+def _is_keyset(store: KeyStore, name: str) -> bool:
+    return any(keyset.name == name for keyset in store.keysets())

@@ -235,6 +235,8 @@ OUTAGES = {
     "sign-alone": Outage(lambda kms: kms.error("KMSInternalException", operation="Sign")),
     "bare-503": Outage(lambda kms: kms.fault("status", status=503)),
     "reset": Outage(lambda kms: kms.fault("reset")),
+    "reset-in-the-answer": Outage(lambda kms: kms.fault("truncate")),
+    "another-server": Outage(lambda kms: kms.fault("garbage")),
     "stopped": Outage(lambda kms: kms.pause(), answers=False),
     "killed": Outage(lambda kms: kms.kill()),
 }

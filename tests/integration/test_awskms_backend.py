@@ -32,6 +32,7 @@ from kmsjwks.domain.errors import (
 )
 from kmsjwks.domain.jwk import key_id
 from kmsjwks.domain.ports import BackendKey
+from kmsjwks.domain.signatures import make_verifier
 from kmsjwks.testing.verifiers import verifies
 from tests.support.awskms import HOME, IMPATIENT, REPLICA, THIRD, kms_settings, open_kms
 from tests.support.kms import ACCOUNT, FakeKms
@@ -504,6 +505,45 @@ def test_wrong_answers_are_dropped(
         backend.sign(key, b"message")
 
 
+@pytest.mark.parametrize(
+    "members", [{"KeyId": None}, {"SigningAlgorithm": None}, {"KeyId": "its id"}], ids=str
+)
+def test_answers_may_say_less_than_those_of_aws(
+    kms: FakeKms, backend: KmsBackend, members: dict[str, Any]
+) -> None:
+    """An emulator's: the signature is verified all the same."""
+    key = backend.create_key(ES256, request_id="one")
+    bare = {"KeyId": key.ref.rpartition("/")[2]} if members.get("KeyId") else members
+    kms.fault("answer", operation="Sign", members=bare)
+    assert make_verifier(ES256, key.spki)(b"message", backend.sign(key, b"message"))
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [{"KeySpec"}, {"KeyState"}, {"CreationDate"}, {"Origin", "MultiRegion", "KeyManager"}],
+    ids=str,
+)
+def test_key_metadata_may_have_less_than_that_of_aws(
+    kms: FakeKms, backend: KmsBackend, settings: KmsSettings, gone: set[str]
+) -> None:
+    """The API Reference promises KeyId only; KeySpec was CustomerMasterKeySpec before 2021."""
+    key = backend.create_key(ES256, request_id="one")
+    said = aws(settings).describe_key(KeyId=key.ref)["KeyMetadata"]
+    said["CreationDate"] = said["CreationDate"].timestamp()
+    members = {"KeyMetadata": {name: value for name, value in said.items() if name not in gone}}
+    kms.fault("answer", operation="DescribeKey", members=members)
+    assert open_kms(settings).create_key(ES256, request_id="one") == key
+
+
+def test_without_list_aliases_keys_are_found_by_their_tags(
+    kms: FakeKms, backend: KmsBackend, settings: KmsSettings
+) -> None:
+    key = backend.create_key(ES256, request_id="one")
+    kms.fault("error", operation="ListAliases", code="UnknownOperationException")
+    assert open_kms(settings).create_key(ES256, request_id="one") == key
+    assert kms.calls("CreateKey") == 1
+
+
 @pytest.mark.parametrize("members", [{"PublicKey": "AAAA"}, {"PublicKey": None}], ids=str)
 def test_a_wrong_public_key_makes_no_key(
     kms: FakeKms, backend: KmsBackend, members: dict[str, Any]
@@ -627,6 +667,34 @@ def test_check_never_signs(kms: FakeKms, backend: KmsBackend, settings: KmsSetti
     kms.deny("kms:DescribeKey")
     open_kms(settings).check()
     assert kms.calls("Sign") == 0
+
+
+def test_a_state_that_the_answer_does_not_name_is_looked_up(
+    kms: FakeKms, backend: KmsBackend, settings: KmsSettings
+) -> None:
+    """AWS puts it into the message, which an emulator words as it likes."""
+    key, admin = backend.create_key(ES256, request_id="one"), aws(settings)
+    kms.error("KMSInvalidStateException", operation="Sign", message="Not valid for this request.")
+    with pytest.raises(BackendProtocolError, match="describe-key"):
+        backend.sign(key, b"message")
+    admin.disable_key(KeyId=key.ref)
+    with pytest.raises(KeyDisabled):
+        backend.sign(key, b"message")
+    admin.schedule_key_deletion(KeyId=key.ref, PendingWindowInDays=7)
+    with pytest.raises(KeyPendingDeletion):
+        backend.sign(key, b"message")
+
+
+def test_credentials_of_another_account_are_named(
+    kms: FakeKms, backend: KmsBackend, settings: KmsSettings
+) -> None:
+    key = backend.create_key(ES256, request_id="one")
+    said = f"User: arn:aws:iam::999999999999:user/x is not authorized to perform: kms:Sign on {key}"
+    kms.error("AccessDeniedException", message=said)
+    with pytest.raises(WrongAccount, match="999999999999"):
+        backend.sign(key, b"message")
+    backend.check()  # AWS KMS answers, and Sign may be allowed where DescribeKey is not
+    assert backend.status().available
 
 
 @pytest.mark.parametrize("used", [False, True])

@@ -160,6 +160,16 @@ def test_expired_credentials_end_it(kms: FakeKms) -> None:
     assert called(kms) == {"kms:ListKeys"}
 
 
+def test_what_both_say_is_said_once(monkeypatch: pytest.MonkeyPatch, kms: FakeKms) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/nonexistent")
+    (only,) = examine(settings(kms, credentials=None))
+    assert only.said.count("no usable AWS credentials") == 1
+
+
 def test_nobody_answers() -> None:
     made = KmsSettings(
         name="kms",
@@ -181,7 +191,9 @@ def kms_only(kms: FakeKms) -> KmsSettings:
 def test_kms_without_sts_is_examined_all_the_same(kms_only: KmsSettings) -> None:
     findings = examine(kms_only)
     assert [one for one in findings if not one.ok] == []
-    assert "cannot be told" in found(findings, "open").said
+    opened = found(findings, "open").said
+    assert "cannot be told: AWS STS did not answer" in opened
+    assert "credentials" not in opened
     assert ACCOUNT in found(findings, "account").said
     assert found(findings, f"kms:Sign {HOME}").ok
 
@@ -207,6 +219,21 @@ def test_without_sts_and_any_key_the_account_stays_untold(
     findings = examine(kms_only)
     assert found(findings, "open").ok
     assert "cannot be told" in found(findings, "account").said
+
+
+def test_an_endpoint_without_list_aliases_will_do(kms: FakeKms) -> None:
+    kms.fault("error", operation="ListAliases", code="InternalFailure", status=501)
+    findings = examine(settings(kms))
+    assert [one for one in findings if not one.ok] == []
+    assert "by their tags" in found(findings, f"kms:ListAliases {HOME}").said
+
+
+def test_a_throw_away_key_that_is_not_understood(kms: FakeKms) -> None:
+    kms.fault("answer", operation="CreateKey", members={"KeyMetadata": {"KeyId": "x"}})
+    one = found(examine(settings(kms)), f"throw-away key {HOME}")
+    assert not one.ok
+    assert "not understood" in one.said
+    kms.restart(keep=False)  # what was made is nobody's
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from kmsjwks.backends.awskms.failures import (
     CredentialsUnavailable,
     DryRunPassed,
     KeyNotReady,
+    KeyStateForbids,
+    NotOffered,
     OwnLimitReached,
     is_outage,
     is_region_trouble,
@@ -30,6 +32,7 @@ from kmsjwks.domain.errors import (
     KeyNotFound,
     KeyPendingDeletion,
     UnsupportedAlgorithm,
+    WrongAccount,
     WrongRegion,
 )
 
@@ -84,7 +87,7 @@ ROWS: dict[str, tuple[type[BackendError], str]] = {
     "ServiceUnavailableException": (BackendUnavailable, "tried again"),
     "RequestTimeout": (BackendUnavailable, "tried again"),
     "RequestTimeoutException": (BackendUnavailable, "tried again"),
-    "KMSInvalidStateException": (BackendProtocolError, "describe-key"),
+    "KMSInvalidStateException": (KeyStateForbids, "describe-key"),
     "DisabledException": (KeyDisabled, "kms:EnableKey"),
     "NotFoundException": (KeyNotFound, "does not exist"),
     "InvalidArnException": (BackendProtocolError, "no ARN"),
@@ -105,7 +108,8 @@ ROWS: dict[str, tuple[type[BackendError], str]] = {
     "TagException": (BackendProtocolError, "tag"),
     "InvalidMarkerException": (BackendProtocolError, "list"),
     "SerializationException": (BackendProtocolError, "report this"),
-    "UnknownOperationException": (BackendProtocolError, "endpoint"),
+    "UnknownOperationException": (NotOffered, "endpoint"),
+    "UnknownOperation": (NotOffered, "endpoint"),
     "ExpiredToken": (CredentialsExpired, "restart"),
     "ExpiredTokenException": (CredentialsExpired, "restart"),
     "InvalidClientTokenId": (CredentialsExpired, "get-caller-identity"),
@@ -170,7 +174,7 @@ def test_a_code_that_nobody_knows_is_a_protocol_error() -> None:
         (f"{ARN} is Creating", KeyNotReady),
         (f"{ARN} is updating.", KeyNotReady),
         (f"{ARN} is unavailable.", KeyNotReady),
-        (f"{ARN} is pending import.", BackendProtocolError),
+        (f"{ARN} is pending import.", KeyStateForbids),
     ],
 )
 def test_key_states_are_told_apart(message: str, kind: type[BackendError]) -> None:
@@ -200,6 +204,21 @@ def test_a_key_of_another_region_is_not_a_missing_key() -> None:
         assert type(error) is WrongRegion
         assert "replica_regions" in str(error)
     assert type(translated(answer("NotFoundException", "Invalid arn us-east-1"))) is WrongRegion
+
+
+def denial(caller: str) -> BackendError:
+    user = f"arn:aws:sts::{caller}:assumed-role/signer/i-0b9d2f4a0"
+    said = f"User: {user} is not authorized to perform: kms:Sign on resource: {ARN} because no"
+    return translated(answer("AccessDeniedException", f"{said} resource-based policy allows it"))
+
+
+def test_a_key_of_another_account_is_not_a_missing_permission() -> None:
+    error = denial("444455556666")
+    assert type(error) is WrongAccount
+    for words in ("belong to the account 444455556666", ARN, "to 111122223333"):
+        assert words in str(error)
+    assert "b9d2f4a0" not in str(error)
+    assert type(denial("111122223333")) is BackendDenied
 
 
 @pytest.mark.parametrize(
@@ -298,7 +317,7 @@ def test_only_outages_count_and_only_trouble_moves_to_the_next_region() -> None:
 
 def test_what_is_not_implemented_is_no_outage() -> None:
     error = translated(answer("NotImplemented", status=501, operation="DisableKey"))
-    assert type(error) is BackendProtocolError
+    assert type(error) is NotOffered
     assert "does not offer DisableKey" in str(error)
 
 

@@ -42,6 +42,7 @@ class Endpoint:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, Any], str]] = []
+        self.missing = 0  # bytes of an answer that are announced and never sent
         self.answer: Callable[[str, dict[str, Any]], Answer] = lambda _operation, _params: (200, {})
         endpoint = self
 
@@ -56,9 +57,10 @@ class Endpoint:
                 status, answer = endpoint.answer(operation, params)
                 data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
+                self.send_header("Content-Length", str(len(data) + endpoint.missing))
                 self.end_headers()
                 self.wfile.write(data)
+                self.close_connection |= endpoint.missing > 0
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -178,6 +180,46 @@ def test_a_body_that_is_no_answer_is_no_success(endpoint: Endpoint, time: Time) 
         sign(make(endpoint.url, time))
 
 
+LISTS = {"ListKeys": "Keys", "ListAliases": "Aliases"}
+
+
+@pytest.mark.parametrize("operation", LISTS)
+@pytest.mark.parametrize("body", [b"<html>", b'{"Keys": [', b"[]", b""])
+def test_what_is_no_answer_is_no_empty_list(
+    endpoint: Endpoint, time: Time, operation: str, body: bytes
+) -> None:
+    """A key would be made anew, where the one that is there was not seen."""
+    endpoint.answer = lambda _operation, _params: (200, body)
+    with pytest.raises(BackendUnavailable):
+        list(make(endpoint.url, time).pages(operation, {}, LISTS[operation], doing="listing"))
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_an_answer_that_breaks_off_is_an_outage(
+    endpoint: Endpoint, time: Time, status: int
+) -> None:
+    endpoint.answer = lambda _operation, _params: (status, b'{"Keys": []}')
+    endpoint.missing = 10
+    regions = make(endpoint.url, time, failure_threshold=1)
+    with pytest.raises(BackendUnavailable, match="ConnectionClosedError"):
+        regions.call("ListKeys", {}, doing="listing keys")
+    assert not regions.status().available
+
+
+def test_a_signature_that_breaks_off_is_an_outage(endpoint: Endpoint, time: Time) -> None:
+    endpoint.works()
+    endpoint.missing = 10
+    regions = make(endpoint.url, time, failure_threshold=1)
+    with pytest.raises(BackendUnavailable, match="ConnectionClosedError"):
+        sign(regions)
+    assert not regions.status().available
+
+
+def test_what_answers_nothing_may_be_empty(endpoint: Endpoint, time: Time) -> None:
+    endpoint.answer = lambda _operation, _params: (200, b"")
+    make(endpoint.url, time).call("EnableKey", {"KeyId": "k"}, doing="enabling a key")
+
+
 def test_the_breaker_opens_probes_and_closes(endpoint: Endpoint, time: Time) -> None:
     regions = make(endpoint.url, time, failure_threshold=2)
     endpoint.fails("KMSInternalException", 500)
@@ -195,6 +237,24 @@ def test_the_breaker_opens_probes_and_closes(endpoint: Endpoint, time: Time) -> 
 
     endpoint.works()
     time.seconds += 5
+    sign(regions)
+    assert regions.status().available
+
+
+def test_after_a_long_outage_a_region_is_used_again_after_one_pause(
+    endpoint: Endpoint, time: Time
+) -> None:
+    """What fails over to it, or back, waits for that as well."""
+    regions = make(endpoint.url, time, failure_threshold=1)
+    endpoint.fails("KMSInternalException", 500)
+    for _ in range(8):
+        with pytest.raises(BackendUnavailable):
+            describe(regions)
+        with pytest.raises(BackendUnavailable):
+            sign(regions)
+        time.seconds += 5
+    endpoint.works()
+    describe(regions)
     sign(regions)
     assert regions.status().available
 

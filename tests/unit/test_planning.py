@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kmsjwks.domain.algorithms import find_algorithm
-from kmsjwks.domain.errors import BackendUnavailable, TransitionRefused
+from kmsjwks.domain.errors import BackendUnavailable, TransitionRefused, UnsupportedAlgorithm
 from kmsjwks.domain.keys import Keyset, KeyState, is_published
 from kmsjwks.domain.timing import total, verifier_terms
 from kmsjwks.services.faultpoints import FaultPoints
@@ -196,6 +196,22 @@ class TestReconciliation:
         lab.backend.break_with(None)
         lab.tick()
         lab.assert_sound()
+
+    def test_given_up_where_the_backend_does_not_offer_the_algorithm(self, lab: Lab) -> None:
+        """Or each tick would ask AWS KMS again, for as long as the installation lives."""
+        lab.create()
+        lab.store.begin_creation("gone", "never", "fake", ES256, lab.now)
+        lab.backend.break_with(UnsupportedAlgorithm("not offered"))
+        assert "gave up the creation of a key in fake for never" in lab.tick().done[-1]
+        assert lab.store.open_intents() == []
+
+    def test_kept_where_a_keyset_needs_it(self, lab: Lab) -> None:
+        """Its next tick takes it up, rather than open another each time."""
+        lab.create()
+        lab.store.begin_creation("wanted", "demo", "fake", ES256, lab.now)
+        lab.backend.break_with(UnsupportedAlgorithm("not offered"))
+        lab.tick()
+        assert [intent[0] for intent in lab.store.open_intents()] == ["wanted"]
 
 
 def _create(lab: Lab) -> None:

@@ -99,9 +99,7 @@ CODES: dict[str, Translation] = {
     "TagException": error_of(BackendProtocolError, "A tag's name or value is not valid."),
     "InvalidMarkerException": error_of(BackendProtocolError, "The list changed; it is read anew."),
     "SerializationException": our_mistake,
-    "UnknownOperationException": error_of(
-        BackendProtocolError, "The endpoint does not offer this operation; check endpoint."
-    ),
+    **dict.fromkeys(("UnknownOperationException", "UnknownOperation"), not_offered),
     **dict.fromkeys(("ExpiredToken", "ExpiredTokenException"), session_expired),
     **dict.fromkeys(
         (

@@ -10,8 +10,9 @@ from kmsjwks.backends.awskms.creation import Creation
 from kmsjwks.backends.awskms.deletion import Deletion
 from kmsjwks.backends.awskms.evidence import evidence_of
 from kmsjwks.backends.awskms.examination import Examination
+from kmsjwks.backends.awskms.failures import KeyStateForbids
 from kmsjwks.backends.awskms.health import Health
-from kmsjwks.backends.awskms.inventory import Inventory, refuse_pending
+from kmsjwks.backends.awskms.inventory import Inventory, refuse_pending, refuse_unusable
 from kmsjwks.backends.awskms.keycalls import KeyCalls
 from kmsjwks.backends.awskms.naming import Label, alias_name
 from kmsjwks.backends.awskms.patience import Patience
@@ -92,10 +93,14 @@ class KmsBackend:
         yield from self._inventory.readable()
 
     def sign(self, key: BackendKey, message: bytes) -> bytes:
-        """One call of Sign, and no other."""
+        """One call of Sign, and no other but where it does not say what keeps the key from it."""
         arn = self._calls.locate(key.ref)
         params = signing_input(key, message)
-        asked, answer = self._calls.ask("Sign", arn, params, doing="signing", limited=True)
+        try:
+            asked, answer = self._calls.ask("Sign", arn, params, doing="signing", limited=True)
+        except KeyStateForbids:
+            refuse_unusable(self._calls.describe(arn))
+            raise
         self._health.used(arn)
         return jose_signature(answer, asked, key.alg)
 

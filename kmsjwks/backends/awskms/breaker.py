@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from kmsjwks.domain.errors import BackendUnavailable
 
-_LONGEST = 60.0  # seconds between two probes
+LONGEST_PAUSE = 60.0  # seconds between two probes
 _QUIET_PAUSES = 2  # without anybody who asks, until probation
 _PROBE_PAUSE = 1.0  # seconds that a caller waits while another one probes
 
@@ -37,11 +37,14 @@ class Breaker:
         *,
         failure_threshold: int,
         open_seconds: float,
+        longest_pause: float = LONGEST_PAUSE,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """``open_seconds`` until the first probe, doubled after each that fails, up to 60."""
+        """``open_seconds`` until the first probe, doubled after each that fails, up to
+        ``longest_pause`` seconds."""
         self._region, self._threshold, self._open_seconds = region, failure_threshold, open_seconds
+        self._longest = max(longest_pause, open_seconds)
         self._monotonic, self._now = monotonic, now
         self._lock = threading.Lock()
         self._failures = 0
@@ -156,5 +159,5 @@ class Breaker:
         self._probe_at, self._probe, self._since, self._reason = None, 0, None, ""
 
     def _open_for_longer(self) -> None:
-        self._pause = min(self._pause * 2, max(_LONGEST, self._open_seconds))
+        self._pause = min(self._pause * 2, self._longest)
         self._probe_at = self._monotonic() + self._pause

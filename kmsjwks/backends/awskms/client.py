@@ -20,6 +20,7 @@ from kmsjwks import __version__
 from kmsjwks.backends.awskms.directsign import DirectSign, Transport
 from kmsjwks.backends.awskms.sentences import CredentialsUnavailable
 from kmsjwks.backends.awskms.settings import KmsSettings
+from kmsjwks.backends.awskms.wholeness import refuse_broken_answers
 
 _ATTEMPTS = 2
 # CreateKey and ReplicateKey make something with every call, and may take their time.
@@ -192,6 +193,8 @@ def connect_aws(settings: KmsSettings) -> Connect:
             endpoint_url=endpoint.replace("{region}", region) if endpoint else None,
             config=config.merge(once) if making else config,
         )
+        if service != "sts":
+            refuse_broken_answers(client)
         if service != "kms" or credentials is None or not _is_reached_directly(client):
             return client
         return DirectSign(client, credentials, transport)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from kmsjwks.backends.awskms.arns import parse_key_arn
+from kmsjwks.backends.awskms.failures import NotOffered
 from kmsjwks.backends.awskms.inuse import try_used
 from kmsjwks.backends.awskms.permissions import Scope, policy_for_missing, roles_needing
 from kmsjwks.backends.awskms.regions import Regions
@@ -91,7 +92,8 @@ class Examination:
         """An endpoint of AWS KMS may be all that is there: in a VPC, or of an emulator."""
         answers = [self._listing(region)[0] for region in self._settings.regions]
         if not any(answer.ok or answer.denied for answer in answers):
-            return Finding("open", False, f"{trouble} {answers[0].said}")
+            told = dict.fromkeys((str(trouble), answers[0].said))
+            return Finding("open", False, " ".join(told))
         return Finding("open", True, f"AWS KMS answers; who we are cannot be told: {trouble}")
 
     def _permissions(self, identity: _Identity | None) -> Iterator[Finding]:
@@ -157,6 +159,9 @@ class Examination:
         """Our keys are found by their aliases, in the home Region."""
         try:
             self._regions.call("ListAliases", {"Limit": 1}, doing="listing aliases", region=region)
+        except NotOffered:
+            told = "not offered by this endpoint; keys are found by their tags alone"
+            return Attempt("kms:ListAliases", region, True, told)
         except BackendError as error:
             return Attempt.failed("kms:ListAliases", region, error)
         return Attempt("kms:ListAliases", region, True, "allowed")

@@ -11,6 +11,8 @@ from kmsjwks.backends.awskms.sentences import (
     CredentialsUnavailable,
     DryRunPassed,
     KeyNotReady,
+    KeyStateForbids,
+    NotOffered,
     OwnLimitReached,
     credentials_unavailable,
 )
@@ -27,11 +29,14 @@ __all__ = [
     "CredentialsUnavailable",
     "DryRunPassed",
     "KeyNotReady",
+    "KeyStateForbids",
+    "NotOffered",
     "OwnLimitReached",
     "is_outage",
     "is_region_trouble",
     "may_be_done",
     "translate",
+    "translate_sts",
 ]
 
 _MISSING = (
@@ -74,6 +79,16 @@ def translate(
     if _is_elsewhere(error, kms_url):
         return credentials_unavailable(region, doing, name)
     return _without_answer(error, doing, region)
+
+
+def translate_sts(error: Exception, doing: str, *, region: str) -> BackendError:
+    """As ``translate``, where AWS STS is what was asked."""
+    if isinstance(error, _NO_ANSWER):
+        return CredentialsUnavailable(
+            f"AWS STS did not answer while {doing} ({type(error).__name__}). Check that this "
+            "machine reaches it in the backend's Region, or set sts_endpoint."
+        )
+    return translate(error, doing, region=region)
 
 
 def _without_answer(error: Exception, doing: str, region: str) -> BackendError:

@@ -11,8 +11,11 @@ from kmsjwks.domain.errors import (
     BackendDenied,
     BackendThrottled,
     KeyNotFound,
+    WrongAccount,
 )
 
+# What is denied to DescribeKey may be allowed to Sign, also across accounts.
+_ABOUT_KEYS = (BackendDenied, WrongAccount)
 _MOST_KEYS = 16
 _REFUSAL_HOLDS = 60.0  # seconds
 
@@ -55,7 +58,7 @@ class Health:
         except BackendThrottled:
             return
         except BackendDenied as error:
-            if type(error) is not BackendDenied:  # about our credentials
+            if type(error) not in _ABOUT_KEYS:  # about our credentials
                 raise
 
     def _describe_something(self) -> None:
@@ -86,6 +89,6 @@ class Health:
         except KeyNotFound:
             self._refused_at = self._monotonic()
         except BackendDenied as error:
-            if type(error) is BackendDenied:
+            if type(error) in _ABOUT_KEYS:
                 self._refused_at = self._monotonic()
             raise

@@ -204,12 +204,7 @@ class Inventory:
         """
         arn = self._calls.locate(ref)
         metadata = self._calls.describe(arn)
-        refuse_pending(metadata)
-        if metadata.state == "Disabled":
-            raise KeyDisabled(
-                f"The key {arn} is disabled. Find out who disabled it and why, then enable it "
-                "(kms:EnableKey)."
-            )
+        refuse_unusable(metadata)
         label = self.label(arn)
         if label is None:
             raise KeyNotFound(
@@ -246,6 +241,19 @@ class Inventory:
         with self._lock:
             self._public[arn] = key
         return key
+
+
+def refuse_unusable(metadata: KeyMetadata) -> None:
+    """
+    Raises:
+        KeyPendingDeletion, KeyDisabled
+    """
+    refuse_pending(metadata)
+    if metadata.state == "Disabled":
+        raise KeyDisabled(
+            f"The key {metadata.arn} is disabled. Find out who disabled it and why, then enable it "
+            "(kms:EnableKey)."
+        )
 
 
 def refuse_pending(metadata: KeyMetadata) -> None:

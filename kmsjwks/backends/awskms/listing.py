@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kmsjwks.backends.awskms.arns import KeyArn, parse_key_arn
+from kmsjwks.backends.awskms.failures import NotOffered
 from kmsjwks.backends.awskms.keycalls import KeyCalls
 from kmsjwks.backends.awskms.naming import alias_name
 from kmsjwks.domain.errors import BackendDenied, KeyNotFound
@@ -38,7 +39,7 @@ class Listing:
 
     def aliased(self) -> tuple[set[str], set[str]]:
         """Ids of the keys with an alias of this installation, and of those with another's only.
-        Both empty where ListAliases is denied.
+        Both empty where ListAliases is denied, or an emulator does not have it.
 
         Raises:
             BackendError
@@ -53,6 +54,8 @@ class Listing:
             for entry in entries:
                 mine = str(entry.get("AliasName")).startswith(prefix)
                 (ours if mine else others).add(str(entry.get("TargetKeyId")))
+        except NotOffered:
+            return set(), set()
         except BackendDenied as error:
             if type(error) is not BackendDenied:  # about our credentials
                 raise

@@ -10,6 +10,7 @@ from typing import Any
 from kmsjwks.backends.awskms.arns import KeyArn, parse_key_arn
 from kmsjwks.domain.errors import BackendProtocolError, KeyNotFound
 
+_NO_DATE = datetime.fromtimestamp(0, UTC)
 _PENDING = frozenset({"PendingDeletion", "PendingReplicaDeletion"})
 
 
@@ -43,9 +44,11 @@ class KeyMetadata:
 
 
 def key_metadata(answer: Mapping[str, Any]) -> KeyMetadata:
-    """
+    """Of KeyMetadata the API Reference promises the KeyId only. What AWS KMS has had a second
+    member for, or what nothing depends on, an older emulator may leave out.
+
     Raises:
-        BackendProtocolError: something that DescribeKey always returns is missing.
+        BackendProtocolError: what is needed is missing.
     """
     try:
         said = answer["KeyMetadata"]
@@ -53,10 +56,10 @@ def key_metadata(answer: Mapping[str, Any]) -> KeyMetadata:
         family = said.get("MultiRegionConfiguration") or {}
         return KeyMetadata(
             arn=arn,
-            state=said["KeyState"],
-            spec=said["KeySpec"],
+            state=said.get("KeyState") or ("Enabled" if said["Enabled"] else "Disabled"),
+            spec=said.get("KeySpec") or said["CustomerMasterKeySpec"],
             usage=said["KeyUsage"],
-            created=in_utc(said["CreationDate"]),
+            created=in_utc(said.get("CreationDate", _NO_DATE)),
             deletion_date=in_utc(said["DeletionDate"]) if said.get("DeletionDate") else None,
             primary=parse_key_arn(family["PrimaryKey"]["Arn"]) if family else arn,
             replicas=tuple(parse_key_arn(one["Arn"]) for one in family.get("ReplicaKeys", ())),

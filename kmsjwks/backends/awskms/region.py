@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from kmsjwks.backends.awskms.breaker import Breaker
+from kmsjwks.backends.awskms.breaker import LONGEST_PAUSE, Breaker
 from kmsjwks.backends.awskms.failures import CredentialsUnavailable, is_outage
 from kmsjwks.backends.awskms.limiter import Limiter
 from kmsjwks.backends.awskms.settings import KmsSettings
@@ -41,16 +41,20 @@ class Region:
         """``now``: seconds since the epoch."""
         self.name, self._now, self._threshold = name, now, settings.failure_threshold
 
-        def breaker() -> Breaker:
+        def breaker(longest_pause: float) -> Breaker:
             return Breaker(
                 name,
                 failure_threshold=settings.failure_threshold,
                 open_seconds=settings.open_seconds,
+                longest_pause=longest_pause,
                 monotonic=monotonic,
                 now=now,
             )
 
-        self._signing, self._others = breaker(), breaker()
+        self._signing = breaker(LONGEST_PAUSE)  # its probes are callers, who wait for them
+        # The health check probes this one, at nobody's expense. That it answers brings the other
+        # back too, so however long the Region was out, it is used again after one pause.
+        self._others = breaker(settings.open_seconds)
         self._limiter = Limiter(settings.requests_per_second, monotonic=monotonic)
         self._has_answered = False
         self._unsigned = 0  # refusals to sign, one after the other

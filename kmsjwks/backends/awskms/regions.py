@@ -11,7 +11,12 @@ from functools import lru_cache
 from typing import Any
 
 from kmsjwks.backends.awskms.client import Clients
-from kmsjwks.backends.awskms.failures import OwnLimitReached, is_region_trouble, translate
+from kmsjwks.backends.awskms.failures import (
+    OwnLimitReached,
+    is_region_trouble,
+    translate,
+    translate_sts,
+)
 from kmsjwks.backends.awskms.region import MAKING, SIGN, Region
 from kmsjwks.backends.awskms.settings import KmsSettings
 from kmsjwks.domain.errors import (
@@ -23,7 +28,6 @@ from kmsjwks.domain.errors import (
 )
 from kmsjwks.domain.ports import BackendStatus
 
-_NOT_KMS = "sts:"  # as a URL of AWS KMS: none
 _MOST_PAGES = 10_000  # of at least one element; AWS's default quota is 100,000 keys
 
 
@@ -172,7 +176,7 @@ class Regions:
         try:
             answer = self._clients.sts().get_caller_identity()
         except Exception as error:
-            failure = translate(error, doing, region=self._home, kms_url=_NOT_KMS)
+            failure = translate_sts(error, doing, region=self._home)
             if isinstance(failure, CredentialsMissing | CredentialsExpired):
                 self._clients.renew()
             raise failure from error

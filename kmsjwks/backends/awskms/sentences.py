@@ -1,10 +1,12 @@
 """What an error answer of AWS KMS means, in sentences an operator can act on.
 
-Only the code of an answer is quoted: its message names callers, policies and addresses.
+Only the code of an answer is quoted: its message names callers, policies and addresses. Of a caller
+no more is said than the account.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +22,7 @@ from kmsjwks.domain.errors import (
     KeyNotFound,
     KeyPendingDeletion,
     UnsupportedAlgorithm,
+    WrongAccount,
     WrongRegion,
 )
 
@@ -32,8 +35,16 @@ class DryRunPassed(BackendProtocolError):
     """The call was a dry run (``DryRun``), and would have succeeded."""
 
 
+class NotOffered(BackendProtocolError):
+    """The endpoint does not have the operation. AWS KMS has all that are called."""
+
+
 class KeyNotReady(BackendUnavailable):
     """This key cannot be used in this Region now; the Region itself is well."""
+
+
+class KeyStateForbids(BackendProtocolError):
+    """The key's state forbids it, and the answer does not say which state it is in."""
 
 
 class CredentialsUnavailable(BackendUnavailable):
@@ -86,9 +97,9 @@ def throttled(refusal: Refusal) -> BackendError:
 
 
 def not_offered(refusal: Refusal) -> BackendError:
-    return BackendProtocolError(
-        f"{refusal.where}: this endpoint does not offer {refusal.operation}, so {refusal.doing} is "
-        "not possible there. Check endpoint, or use one that offers it."
+    return NotOffered(
+        f"{refusal.where}: this endpoint does not offer {refusal.operation} ({refusal.code}), so "
+        f"{refusal.doing} is not possible there. Check endpoint, or use one that offers it."
     )
 
 
@@ -181,7 +192,7 @@ def invalid_state(refusal: Refusal) -> BackendError:
     for state, translation in _KEY_STATES:
         if _says(refusal, state):
             return translation(refusal)
-    return BackendProtocolError(
+    return KeyStateForbids(
         refusal.said("The key's state forbids it: look at it with aws kms describe-key.")
     )
 
@@ -197,7 +208,29 @@ _DENIED_BECAUSE = {
 }
 
 
+_CALLER = re.compile(r"user:arn:[a-z-]+:(?:sts|iam)::([0-9]{12}):")
+
+
 def denied(refusal: Refusal) -> BackendError:
+    """AWS says of another account's key what it says of a missing permission; who was denied is in
+    its message ("Troubleshoot access denied error messages", IAM User Guide)."""
+    caller, owner = _CALLER.match(refusal.message), _account_of(refusal.ref)
+    if caller is not None and owner not in ("", caller[1]):
+        return WrongAccount(
+            f"{refusal.where} denied {refusal.doing} ({refusal.code}): the credentials belong to "
+            f"the account {caller[1]}, and the key {refusal.ref} to {owner}. Use credentials of "
+            "that account; only if another account's are meant, allow "
+            f"kms:{refusal.operation} to them in the key policy."
+        )
+    return _without_permission(refusal)
+
+
+def _account_of(ref: str) -> str:
+    parts = ref.split(":")  # arn:partition:kms:region:account:key/id
+    return parts[4] if len(parts) == 6 else ""
+
+
+def _without_permission(refusal: Refusal) -> BackendError:
     because = [words for mark, words in _DENIED_BECAUSE.items() if _says(refusal, mark)]
     resource = f" on {refusal.ref}" if refusal.ref else ""
     service = "sts" if refusal.operation == "GetCallerIdentity" else "kms"

@@ -59,17 +59,20 @@ def _mu(key: BackendKey, message: bytes) -> bytes:
 def jose_signature(answer: Mapping[str, Any], asked: KeyArn, alg: Algorithm) -> bytes:
     """The signature of an answer of Sign.
 
+    An emulator may leave ``KeyId`` or ``SigningAlgorithm`` out, or give the bare key id: what it
+    says must fit, and whether the signature does is for whoever verifies it.
+
     Raises:
         BackendProtocolError: not one by this key, with this algorithm, of this length.
     """
-    if answer.get("KeyId") != str(asked):
+    if (answer.get("KeyId") or str(asked)) not in (str(asked), asked.key_id):
         raise BackendProtocolError(
             f"AWS KMS signed with another key than {asked}. The signature was dropped."
         )
-    if answer.get("SigningAlgorithm") != alg.kms_signing_algorithm:
+    wanted = alg.kms_signing_algorithm
+    if (answer.get("SigningAlgorithm") or wanted) != wanted:
         raise BackendProtocolError(
-            f"AWS KMS signed with another algorithm than {alg.kms_signing_algorithm}. "
-            "The signature was dropped."
+            f"AWS KMS signed with another algorithm than {wanted}. The signature was dropped."
         )
     signature = answer.get("Signature")
     if not isinstance(signature, bytes):

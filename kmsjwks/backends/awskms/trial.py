@@ -80,7 +80,11 @@ class Trial:
             told = "the rest was not tried: there is no throw-away key to try it with"
             yield Attempt("permissions", home, False, told)
             return
-        key = self._made = key_metadata(self._answer).arn
+        try:
+            key = self._made = key_metadata(self._answer).arn
+        except BackendError as error:
+            yield Attempt.failed("kms:CreateKey", home, error, what="throw-away key")
+            return
         self._left = [key]
         try:
             yield from self._use(key)
