@@ -22,6 +22,8 @@ _PLACE = re.compile(
     rb',"chain":"([0-9a-f]{16})","seq":(0|[1-9][0-9]{0,17}),"prev":"([0-9a-f]{64})"}'
 )
 _CLOSED = b'{"event":"audit.closed"'
+_BEGINS = b'{"event":"'
+_CONTROL = re.compile(rb"[\x00-\x1f]")  # escaped in JSON
 
 Claims = Mapping[int, frozenset[str]]
 """``seq`` -> SHA-256 of the record that somebody saw there; two contradict each other."""
@@ -100,6 +102,8 @@ class _ChainCheck:
         if number > 1 and self._next_file is not None:
             self._bad(Kind.FOREIGN, number, None, "a record after the last one of this file")
         if not raw.endswith(b"\n"):
+            if raw[: len(_BEGINS)] != _BEGINS[: len(raw)] or _CONTROL.search(raw):
+                self._bad(Kind.INVALID, number, None, "this is not the beginning of a record")
             self._torn = (self.file.name, number)
             return
         text = raw[:-1]
@@ -128,6 +132,8 @@ class _ChainCheck:
 
     def _starts_file(self, record: dict[str, Any], seq: int) -> None:
         name, event = self.file.name, record["event"]
+        if event not in (Control.OPENED, Control.CONTINUES) and seq > self._seq:
+            self._missing_before(1, seq)
         if record.get("file") != name:
             said = f"this is the file {record.get('file')!r}, or its first record was replaced"
             self._bad(Kind.SWAPPED_FILE, 1, seq, said)
@@ -161,6 +167,9 @@ class _ChainCheck:
             same = hashlib.sha256(line).hexdigest() == self._sha256
             said = "the record before once more" if same else f"record {self._seq} belongs here"
             self._bad(Kind.DUPLICATE, number, seq, said)
+        self._missing_before(number, seq)
+
+    def _missing_before(self, number: int, seq: int) -> NoReturn:
         lost = f"{self._seq} to {seq - 1}" if seq - self._seq > 1 else f"{self._seq}"
         said = f"missing before it: {lost}"
         raise _Missing(self._seq, Problem(Kind.DELETED, self.file.name, number, seq, said))

@@ -118,8 +118,10 @@ class AuditReader:
         return [path for path in self._paths("audit-*.jsonl") if parse_file_name(path.name)]
 
     def _paths(self, pattern: str) -> list[Path]:
+        """What is no file (a pipe, a directory, a link to nowhere) is not there: whoever put it
+        there must not hold up a reader."""
         try:
-            return sorted(self._directory.glob(pattern))
+            return sorted(path for path in self._directory.glob(pattern) if path.is_file())
         except OSError as error:
             raise _unreadable(self._directory) from error
 
