@@ -29,6 +29,17 @@ Claims = Mapping[int, frozenset[str]]
 """``seq`` -> SHA-256 of the record that somebody saw there; two contradict each other."""
 
 
+def place_of(line: bytes) -> tuple[str, int] | None:
+    """Chain and ``seq`` of a record; None where the line is none."""
+    found = _PLACE.match(line, max(line.rfind(b',"chain":"'), 0))
+    return (found[1].decode(), int(found[2])) if found and found.end() == len(line) else None
+
+
+def is_closing(line: bytes) -> bool:
+    """Whether the record ends its chain."""
+    return line.startswith(_CLOSED + b",")
+
+
 class _Bad(Exception):
     def __init__(self, problem: Problem) -> None:
         super().__init__(str(problem))

@@ -30,7 +30,12 @@ from kmsjwks.services.snapshot import ActiveKey, SnapshotKeeper
 _log = logging.getLogger(__name__)
 _MAX_WAITING = 10_000  # checkpoints of one process that a target has not taken
 _END_PATIENCE = 2.0  # seconds that the end of a process waits for a checkpoint under way
+_MOST_LEFT = 16  # chains of others in one checkpoint: devices sign Ed25519 over 4 KiB at most
 _GIVE_UP_AFTER = 3  # failures in a row: the target is down, and each may take its whole timeout
+
+
+Left = Callable[[str], Sequence[ChainHead]]
+"""The ends of chains that other processes left open, for the name of our own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +74,20 @@ class CheckpointPlan:
 
 
 class CheckpointSigner:
-    """Signs the head of this process's chain. Thread-safe; raises what the snapshot and the
-    backend raise."""
+    """Signs the head of this process's chain, and once the end of each that another process left.
+    Thread-safe; raises what the snapshot and the backend raise."""
 
     def __init__(
-        self, keyset: str, snapshots: SnapshotKeeper, audit: AuditSink, clock: Clock
+        self,
+        keyset: str,
+        snapshots: SnapshotKeeper,
+        audit: AuditSink,
+        clock: Clock,
+        left: Left = lambda own: (),
     ) -> None:
         self._keyset, self._snapshots = keyset, snapshots
-        self._audit, self._clock = audit, clock
+        self._audit, self._clock, self._left = audit, clock, left
+        self._vouched: set[ChainHead] = set()
         self._lock = threading.Lock()
         self._previous = GENESIS
         self._own: ChainHead | None = None  # the record of our last checkpoint, if nothing followed
@@ -89,13 +100,17 @@ class CheckpointSigner:
         """
         with self._lock:
             head = self._audit.head()
-            if head is None or head == self._own:
+            if head is None:
+                return None
+            left = [one for one in self._left(head.chain) if one not in self._vouched][:_MOST_LEFT]
+            if head == self._own and not left:
                 return None
             active = self._active()
-            made, token = self._signed(head, active)
+            made, token = self._signed((head, *left), active)
             before = self._audit.head()
             self._audit.record(self._record(active, made.sha256))
             self._previous = made.sha256
+            self._vouched.update(left)
             after = self._audit.head()
             self._own = after if before == head and _only_one_between(before, after) else None
             return checkpoint_name(made), _document(token)
@@ -121,7 +136,7 @@ class CheckpointSigner:
                 end = self._audit.close()
             if end is None:
                 return None
-            made, token = self._signed(end, active)
+            made, token = self._signed((end,), active)
             self._previous = made.sha256
             return checkpoint_name(made), _document(token)
         finally:
@@ -139,8 +154,8 @@ class CheckpointSigner:
             )
         return active
 
-    def _signed(self, head: ChainHead, active: ActiveKey) -> tuple[Checkpoint, str]:
-        made = Checkpoint(int(self._clock.now()), (head,), self._previous)
+    def _signed(self, heads: tuple[ChainHead, ...], active: ActiveKey) -> tuple[Checkpoint, str]:
+        made = Checkpoint(int(self._clock.now()), heads, self._previous)
         token = active.signer.compact({"typ": CHECKPOINT_TYP}, made.payload())
         _verify(token, active.key)
         return made, token

@@ -1,0 +1,110 @@
+"""Chains that their processes left open: found by others, who have their ends signed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import socket
+from pathlib import Path
+
+from kmsjwks.domain.audit import ChainHead
+from kmsjwks.domain.auditchain import is_closing, place_of
+from kmsjwks.domain.audittrail import parse_file_name
+from kmsjwks.domain.ports import Clock
+
+_SETTLED = 5.0  # seconds without a change: a write under way ends, or is taken back
+_FORGOTTEN = 600.0  # the same, where it cannot be told whether the process runs
+_TAIL_BYTES = 256 * 1024  # at most what a line has
+_OWN_MARK = b'{"event":"checkpoint.'  # with nothing after it, a chain is covered
+
+_log = logging.getLogger(__name__)
+
+
+class LeftChains:
+    """One per process. Not thread-safe."""
+
+    def __init__(self, directory: Path, clock: Clock) -> None:
+        self._directory, self._clock = directory, clock
+        self._over: set[str] = set()  # chains that were ended; nothing follows
+
+    def heads(self, own: str) -> list[ChainHead]:
+        """The last whole record of each chain that seems left, but of the chain ``own``. What
+        cannot be read is passed over: `audit verify` says what is wrong with it."""
+        found = []
+        for chain, parts in self._chains().items():
+            if chain == own or chain in self._over:
+                continue
+            try:
+                head = self._head(chain, parts)
+            except OSError as error:
+                _log.warning("%s cannot be read: %s.", parts[-1].name, error.strerror)
+                continue
+            if head is not None:
+                found.append(head)
+        return found
+
+    def _chains(self) -> dict[str, list[Path]]:
+        """Their files, in the order of their parts; the chains by time."""
+        named = [(parse_file_name(path.name), path) for path in self._directory.glob("*.jsonl")]
+        chains: dict[str, list[Path]] = {}
+        for name, path in sorted((one for one in named if one[0]), key=lambda one: str(one[1])):
+            if name is not None and path.is_file():
+                chains.setdefault(name.chain, []).append(path)
+        return chains
+
+    def _head(self, chain: str, parts: list[Path]) -> ChainHead | None:
+        line, file = _last_record(parts)
+        place = place_of(line)
+        if place is None or place[0] != chain:
+            return None
+        if is_closing(line):
+            self._over.add(chain)
+            return None
+        if not self._is_left(parts, line):
+            return None
+        return ChainHead(chain, place[1], hashlib.sha256(line).hexdigest(), file)
+
+    def _is_left(self, parts: list[Path], last: bytes) -> bool:
+        unchanged = self._clock.now() - parts[-1].stat().st_mtime
+        if unchanged > _SETTLED and _is_gone(parts[0]):
+            return True
+        return unchanged > _FORGOTTEN and not last.startswith(_OWN_MARK)
+
+
+def _is_gone(first: Path) -> bool:
+    """Whether the process that opened the chain ran on this host and runs no more. A number that
+    is ours now was another process's then."""
+    with first.open("rb") as file:
+        line = file.readline(_TAIL_BYTES)
+    try:
+        record = json.loads(line)
+        host, pid = str(record["host"]), int(record["pid"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+    if host != socket.gethostname():
+        return False
+    return pid == os.getpid() or (pid > 0 and not _runs(pid))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _last_record(parts: list[Path]) -> tuple[bytes, str]:
+    """The last line that is whole, and its file's name; nothing where there is none."""
+    for path in reversed(parts):
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            whole = file.read().split(b"\n")[:-1]
+        if whole:
+            return whole[-1], path.name
+    return b"", ""

@@ -1,0 +1,120 @@
+"""Chains that processes left open: whose ends others have signed, and whose not."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kmsjwks.domain.audit import GENESIS, ChainHead, Control, encode, link
+from kmsjwks.storage.audit_left import LeftChains
+from tests.support.lifecycle import SetClock
+
+OWN, OTHER = "a" * 16, "b" * 16
+HERE = socket.gethostname()
+
+
+class Directory:
+    def __init__(self, path: Path) -> None:
+        self.path, self.clock = path, SetClock()
+        self.left = LeftChains(path, self.clock)
+        self.last: dict[str, ChainHead] = {}
+
+    def chain(
+        self, *events: str, pid: int, chain: str = OTHER, host: str = HERE, age: float = 6.0
+    ) -> Path:
+        """A file with these records after the opening one, written ``age`` seconds ago."""
+        name = f"audit-20260101T000000Z-{chain}-00001.jsonl"
+        opened = {"event": Control.OPENED, "file": name, "host": host, "pid": pid}
+        previous, text = GENESIS, b""
+        for seq, body in enumerate([opened, *({"event": event} for event in events)]):
+            line, previous = link(encode(dict(body)), chain, seq, previous)
+            text += line + b"\n"
+        path = self.path / name
+        path.write_bytes(text)
+        self.touch(path, age)
+        self.last[chain] = ChainHead(chain, len(events), previous, name)
+        return path
+
+    def touch(self, path: Path, age: float) -> None:
+        then = self.clock.now() - age
+        os.utime(path, (then, then))
+
+    def found(self) -> list[ChainHead]:
+        return self.left.heads(OWN)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Directory:
+    return Directory(tmp_path)
+
+
+@pytest.fixture
+def gone() -> int:
+    """The number of a process that ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_of_a_process_that_is_gone(directory: Directory, gone: int) -> None:
+    directory.chain("jwt.signed", "checkpoint.signed", pid=gone)
+    assert directory.found() == [directory.last[OTHER]]
+
+
+def test_a_number_that_is_ours_now(directory: Directory) -> None:
+    """Processes of a container have the same numbers after each start."""
+    directory.chain("jwt.signed", pid=os.getpid())
+    directory.chain("jwt.signed", pid=os.getpid(), chain=OWN)
+    assert directory.found() == [directory.last[OTHER]]
+
+
+def test_a_write_may_be_under_way(directory: Directory, gone: int) -> None:
+    directory.chain("jwt.signed", pid=gone, age=4.0)
+    assert directory.found() == []
+
+
+@pytest.mark.parametrize(("host", "pid"), [(HERE, os.getppid()), ("elsewhere", 1)])
+def test_of_a_process_that_may_run(directory: Directory, host: str, pid: int) -> None:
+    path = directory.chain("jwt.signed", pid=pid, host=host, age=500.0)
+    assert directory.found() == []
+    directory.touch(path, 601.0)
+    assert directory.found() == [directory.last[OTHER]]
+
+
+def test_processes_that_do_nothing_give_each_other_nothing_to_do(directory: Directory) -> None:
+    directory.chain("jwt.signed", "checkpoint.signed", pid=os.getppid(), age=9999.0)
+    assert directory.found() == []
+
+
+def test_an_ended_chain_is_not_left(directory: Directory, gone: int) -> None:
+    directory.chain("audit.closing", "audit.closed", pid=gone)
+    assert directory.found() == []
+
+
+def test_half_a_line_is_left_out(directory: Directory, gone: int) -> None:
+    path = directory.chain("jwt.signed", pid=gone)
+    with path.open("ab") as file:
+        file.write(b'{"event":"jwt.si')
+    directory.touch(path, 6.0)
+    assert directory.found() == [directory.last[OTHER]]
+
+
+def test_an_announced_file_that_is_empty(directory: Directory, gone: int) -> None:
+    directory.chain("jwt.signed", "audit.rotated", pid=gone)
+    following = directory.path / f"audit-20260101T000001Z-{OTHER}-00002.jsonl"
+    following.touch()
+    directory.touch(following, 6.0)
+    assert directory.found() == [directory.last[OTHER]]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"garbage\n", b'{"event":"x","chain":"y"}\n'])
+def test_what_is_no_chain(directory: Directory, content: bytes) -> None:
+    name = f"audit-20260101T000000Z-{OTHER}-00001.jsonl"
+    (directory.path / name).write_bytes(content)
+    directory.touch(directory.path / name, 9999.0)
+    assert directory.found() == []
