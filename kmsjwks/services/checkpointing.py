@@ -83,7 +83,7 @@ class CheckpointSigner:
         snapshots: SnapshotKeeper,
         audit: AuditSink,
         clock: Clock,
-        left: Left = lambda own: (),
+        left: Left = lambda _own: (),
     ) -> None:
         self._keyset, self._snapshots = keyset, snapshots
         self._audit, self._clock, self._left = audit, clock, left

@@ -259,7 +259,7 @@ def test_chains_that_were_left_are_signed_for_once(service: Service, tmp_path: P
     plan = checkpoint_plan(service.settings, {})
     assert plan is not None
     signer = CheckpointSigner(
-        "notary", service.snapshots, service.audit, service.clock, lambda own: left
+        "notary", service.snapshots, service.audit, service.clock, lambda _own: left
     )
     sign(service)
     made = Checkpointer(signer, plan)
