@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,10 +30,16 @@ class Directory:
     ) -> Path:
         """A file with these records after the opening one, written ``age`` seconds ago."""
         name = f"audit-20260101T000000Z-{chain}-00001.jsonl"
-        opened = {"event": Control.OPENED, "file": name, "host": host, "pid": pid}
+        opened: dict[str, Any] = {
+            "event": Control.OPENED,
+            "file": name,
+            "host": host,
+            "pid": pid,
+        }
+        records = [opened, *({"event": event} for event in events)]
         previous, text = GENESIS, b""
-        for seq, body in enumerate([opened, *({"event": event} for event in events)]):
-            line, previous = link(encode(dict(body)), chain, seq, previous)
+        for seq, record in enumerate(records):
+            line, previous = link(encode(record), chain, seq, previous)
             text += line + b"\n"
         path = self.path / name
         path.write_bytes(text)
