@@ -184,8 +184,8 @@ def build(
     )
     checkpoints = None
     if plan is not None:
-        left = LeftChains(settings.audit.directory, clock)
-        signer = CheckpointSigner(plan.keyset, snapshots, audit, clock, left.heads)
+        others = LeftChains(settings.audit.directory, clock)
+        signer = CheckpointSigner(plan.keyset, snapshots, audit, clock, others)
         checkpoints = Checkpointer(signer, plan)
     after: Callable[[Snapshot], None] = _nothing
     if hooks:

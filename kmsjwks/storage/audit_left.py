@@ -1,4 +1,4 @@
-"""Chains that their processes left open: found by others, who have their ends signed."""
+"""Chains whose ends their processes have not signed: found by others, who do."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import json
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from kmsjwks.domain.audit import ChainHead
 from kmsjwks.domain.auditchain import is_closing, place_of
 from kmsjwks.domain.audittrail import parse_file_name
 from kmsjwks.domain.ports import Clock
+from kmsjwks.storage.audit_checkpoints import CHECKPOINTS
 
 _SETTLED = 5.0  # seconds without a change: a write under way ends, or is taken back
 _FORGOTTEN = 600.0  # the same, where it cannot be told whether the process runs
@@ -27,10 +29,12 @@ class LeftChains:
 
     def __init__(self, directory: Path, clock: Clock) -> None:
         self._directory, self._clock = directory, clock
-        self._over: set[str] = set()  # chains that were ended; nothing follows
+        self._over: set[str] = set()  # chains whose ends were signed; nothing follows
+        self._signed: set[ChainHead] = set()
 
     def heads(self, own: str) -> list[ChainHead]:
-        """The last whole record of each chain that seems left, but of the chain ``own``. What
+        """The last whole record of each chain that was left open, or ended without a checkpoint of
+        its end, as it seems; ``own`` is left out. What
         cannot be read is passed over: `audit verify` says what is wrong with it."""
         found = []
         for chain, parts in self._chains().items():
@@ -41,9 +45,13 @@ class LeftChains:
             except OSError as error:
                 _log.warning("%s cannot be read: %s.", parts[-1].name, error.strerror)
                 continue
-            if head is not None:
+            if head is not None and head not in self._signed:
                 found.append(head)
         return found
+
+    def signed(self, heads: Sequence[ChainHead]) -> None:
+        """These are done with, unless more follows."""
+        self._signed.update(heads)
 
     def _chains(self) -> dict[str, list[Path]]:
         """Their files, in the order of their parts; the chains by time."""
@@ -59,15 +67,24 @@ class LeftChains:
         place = place_of(line)
         if place is None or place[0] != chain:
             return None
-        if is_closing(line):
-            self._over.add(chain)
-            return None
-        if not self._is_left(parts, line):
-            return None
-        return ChainHead(chain, place[1], hashlib.sha256(line).hexdigest(), file)
-
-    def _is_left(self, parts: list[Path], last: bytes) -> bool:
+        head = ChainHead(chain, place[1], hashlib.sha256(line).hexdigest(), file)
         unchanged = self._clock.now() - parts[-1].stat().st_mtime
+        if is_closing(line):
+            if unchanged <= _SETTLED:
+                return None
+            if head in self._signed or self._is_signed(head):
+                self._over.add(chain)
+                return None
+            return head
+        return head if self._is_left(parts, line, unchanged) else None
+
+    def _is_signed(self, ended: ChainHead) -> bool:
+        """Whether the process did so itself when it ended."""
+        name = f"checkpoint-*-{ended.chain}-{ended.seq:012d}.jws"
+        return any((self._directory / CHECKPOINTS).glob(name))
+
+    @staticmethod
+    def _is_left(parts: list[Path], last: bytes, unchanged: float) -> bool:
         if unchanged > _SETTLED and _is_gone(parts[0]):
             return True
         return unchanged > _FORGOTTEN and not last.startswith(_OWN_MARK)

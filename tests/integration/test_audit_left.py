@@ -98,9 +98,34 @@ def test_processes_that_do_nothing_give_each_other_nothing_to_do(directory: Dire
     assert directory.found() == []
 
 
-def test_an_ended_chain_is_not_left(directory: Directory, gone: int) -> None:
-    directory.chain("audit.closing", "audit.closed", pid=gone)
+def test_an_ended_chain(directory: Directory, gone: int) -> None:
+    """The backend was down when its process ended, or there was no keyset for checkpoints yet."""
+    path = directory.chain("audit.closing", "audit.closed", pid=gone)
+    assert directory.found() == [directory.last[OTHER]]
+    directory.touch(path, 4.0)
     assert directory.found() == []
+
+
+def test_an_ended_chain_whose_end_is_signed(directory: Directory, gone: int) -> None:
+    directory.chain("audit.closing", "audit.closed", pid=gone)
+    kept = directory.path / "checkpoints"
+    kept.mkdir()
+    (kept / f"checkpoint-20260101T000000Z-{OTHER}-000000000001.jws").touch()
+    assert directory.found() == [directory.last[OTHER]]
+    (kept / f"checkpoint-20260101T000000Z-{OTHER}-000000000002.jws").touch()
+    assert directory.found() == []
+
+
+@pytest.mark.parametrize("events", [("jwt.signed",), ("audit.closing", "audit.closed")])
+def test_what_was_signed_is_done_with(
+    directory: Directory, gone: int, events: tuple[str, ...]
+) -> None:
+    directory.chain(*events, pid=gone)
+    directory.left.signed(directory.found())
+    assert directory.found() == directory.found() == []
+    directory.chain("jwt.signed", *events, pid=gone)
+    again = directory.found()
+    assert again == ([directory.last[OTHER]] if events[-1] == "jwt.signed" else [])
 
 
 def test_half_a_line_is_left_out(directory: Directory, gone: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from base64 import urlsafe_b64decode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -254,13 +254,23 @@ def _decode(part: str) -> dict[str, object]:
     return found
 
 
+class Others:
+    def __init__(self) -> None:
+        self.unsigned = [ChainHead(f"{number:016x}", number, "c" * 64) for number in range(20)]
+
+    def heads(self, own: str) -> list[ChainHead]:
+        return [one for one in self.unsigned if one.chain != own]
+
+    def signed(self, heads: Sequence[ChainHead]) -> None:
+        self.unsigned = [one for one in self.unsigned if one not in heads]
+
+
 def test_chains_that_were_left_are_signed_for_once(service: Service, tmp_path: Path) -> None:
-    left = [ChainHead(f"{number:016x}", number, "c" * 64) for number in range(20)]
+    others = Others()
+    left = [*others.unsigned]
     plan = checkpoint_plan(service.settings, {})
     assert plan is not None
-    signer = CheckpointSigner(
-        "notary", service.snapshots, service.audit, service.clock, lambda _own: left
-    )
+    signer = CheckpointSigner("notary", service.snapshots, service.audit, service.clock, others)
     sign(service)
     made = Checkpointer(signer, plan)
     for _ in range(4):
