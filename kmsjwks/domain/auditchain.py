@@ -90,7 +90,7 @@ class _ChainCheck:
         self._file = ""  # of the record before
         self._line = 0
         self._next_file: str | None = None
-        self._closed = False
+        self._closed, self._announced = False, ""
         self._torn: tuple[str, int] | None = None
         self._times: tuple[float, float] | None = None
 
@@ -194,6 +194,8 @@ class _ChainCheck:
         self._next_file = None
         if event == Control.ROTATED:
             self._next_file = str(record.get("next"))
+        elif event == "checkpoint.signed":
+            self._announced = str(record.get("checkpoint"))
         elif event == Control.CLOSED:
             place = line.rfind(b',"chain":"')
             if line[:place] != _CLOSED:  # nothing vouches for what it would say beyond that
@@ -241,6 +243,7 @@ class _ChainCheck:
             status=self._status(problem),
             problem=problem,
             torn="{}:{}".format(*self._torn) if self._torn else "",
+            announced=self._announced,
         )
 
     def _status(self, problem: Problem | None) -> Status:
