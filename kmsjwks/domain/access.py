@@ -9,6 +9,9 @@ from fnmatch import fnmatchcase
 from kmsjwks.domain.errors import Forbidden, NotGranted
 from kmsjwks.domain.narrowing import NOT_NARROWED, Narrowing, TokenRequest
 
+SCHEDULER = "scheduler"
+"""Who does what is due by itself; no client has this name."""
+
 
 class Action(Enum):
     """Each is granted on its own: none includes another."""
