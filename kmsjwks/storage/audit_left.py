@@ -34,8 +34,8 @@ class LeftChains:
 
     def heads(self, own: str) -> list[ChainHead]:
         """The last whole record of each chain that was left open, or ended without a checkpoint of
-        its end, as it seems; ``own`` is left out. What
-        cannot be read is passed over: `audit verify` says what is wrong with it."""
+        its end, as it seems; ``own`` is left out. What cannot be read is passed over: `audit
+        verify` says what is wrong with it."""
         found = []
         for chain, parts in self._chains().items():
             if chain == own or chain in self._over:
@@ -55,11 +55,14 @@ class LeftChains:
 
     def _chains(self) -> dict[str, list[Path]]:
         """Their files, in the order of their parts; the chains by time."""
-        named = [(parse_file_name(path.name), path) for path in self._directory.glob("*.jsonl")]
-        chains: dict[str, list[Path]] = {}
-        for name, path in sorted((one for one in named if one[0]), key=lambda one: str(one[1])):
-            if name is not None and path.is_file():
-                chains.setdefault(name.chain, []).append(path)
+        named = [
+            (name, path)
+            for path in sorted(self._directory.glob("*.jsonl"))
+            if (name := parse_file_name(path.name)) is not None and path.is_file()
+        ]
+        chains: dict[str, list[Path]] = {name.chain: [] for name, _ in named}
+        for name, path in sorted(named, key=lambda one: one[0].part):
+            chains[name.chain].append(path)
         return chains
 
     def _head(self, chain: str, parts: list[Path]) -> ChainHead | None:
@@ -76,6 +79,8 @@ class LeftChains:
                 self._over.add(chain)
                 return None
             return head
+        if line.startswith(_OWN_MARK) and any(one.chain == chain for one in self._signed):
+            return None  # or two that do not see each other would sign for each other without end
         return head if self._is_left(parts, line, unchanged) else None
 
     def _is_signed(self, ended: ChainHead) -> bool:

@@ -98,6 +98,26 @@ def test_processes_that_do_nothing_give_each_other_nothing_to_do(directory: Dire
     assert directory.found() == []
 
 
+def test_two_that_do_not_see_each_other_end_it_too(directory: Directory, gone: int) -> None:
+    """Containers of one host name: each takes the other for gone, and each checkpoint of the one
+    is a record that the other has not signed."""
+    directory.chain("jwt.signed", "checkpoint.signed", pid=gone)
+    directory.left.signed(directory.found())
+    directory.chain("jwt.signed", "checkpoint.signed", "checkpoint.signed", pid=gone)
+    assert directory.found() == []
+    directory.chain("jwt.signed", "checkpoint.signed", "jwt.signed", pid=gone)
+    assert directory.found() == [directory.last[OTHER]]
+
+
+def test_the_clock_was_put_back_between_two_parts(directory: Directory, gone: int) -> None:
+    directory.chain("jwt.signed", "audit.rotated", pid=gone)
+    line, sha256 = link(encode({"event": "x"}), OTHER, 3, directory.last[OTHER].sha256)
+    name = f"audit-20250101T000000Z-{OTHER}-00002.jsonl"
+    (directory.path / name).write_bytes(line + b"\n")
+    directory.touch(directory.path / name, 6.0)
+    assert directory.found() == [ChainHead(OTHER, 3, sha256, name)]
+
+
 def test_an_ended_chain(directory: Directory, gone: int) -> None:
     """The backend was down when its process ended, or there was no keyset for checkpoints yet."""
     path = directory.chain("audit.closing", "audit.closed", pid=gone)
