@@ -96,7 +96,7 @@ class AuditProof:
         known = {one.checkpoint.sha256 for one in self.checkpoints.proved}
         said += [
             f"Chain {one.chain} says that a later checkpoint was signed, which is not here: it was "
-            "removed, or its process was killed before it was kept."
+            "removed, or its process was killed before it was kept, or keeps it just now."
             for one in chains
             if known and one.announced and one.announced not in known
         ]
