@@ -68,6 +68,7 @@ from kmsjwks.services.snapshot import Refreshing, Snapshot, SnapshotKeeper, take
 from kmsjwks.storage.audit_chain import FileLimits, check_directory
 from kmsjwks.storage.audit_checkpoints import CHECKPOINTS
 from kmsjwks.storage.audit_file import FileAuditSink, SinkOptions
+from kmsjwks.storage.audit_left import LeftChains
 from kmsjwks.storage.audit_reader import AuditReader
 from kmsjwks.storage.engine import make_engine
 from kmsjwks.storage.keystore import SqlKeyStore
@@ -183,7 +184,9 @@ def build(
     )
     checkpoints = None
     if plan is not None:
-        checkpoints = Checkpointer(CheckpointSigner(plan.keyset, snapshots, audit, clock), plan)
+        others = LeftChains(settings.audit.directory, clock)
+        signer = CheckpointSigner(plan.keyset, snapshots, audit, clock, others)
+        checkpoints = Checkpointer(signer, plan)
     after: Callable[[Snapshot], None] = _nothing
     if hooks:
         after = _after_refresh(published, DocumentWarnings(), export, checkpoints)

@@ -55,6 +55,10 @@ def prove(sources: Sources, session: Session) -> AuditProof:
         proof = replace(proof, proved=tuple(kept))
         notes.append(f"{ignored} checkpoints of chains that are not here were left out.")
     trail = AuditReader(directory).verify(one.checkpoint for one in wanted)
+    if sources.directory is not None and not trail.chains:
+        raise InvalidRequest(f"There is no audit file in {directory}, so nothing was proved.")
+    notes += [f"{name} is no file of the trail by its name; it was not looked at."
+              for name in trail.strangers]  # fmt: skip
     return AuditProof(trail, proof, ignored, tuple(notes))
 
 

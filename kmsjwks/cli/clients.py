@@ -6,19 +6,18 @@ import hashlib
 import os
 import secrets
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 
+from kmsjwks.cli.deciding import Wanted, decide_token
 from kmsjwks.cli.output import emit, shown_time
 from kmsjwks.cli.session import Exit, Session, exits
 from kmsjwks.cli.types import Duration, JsonObject
 from kmsjwks.config import BearerToken, ClientSettings, Settings
 from kmsjwks.domain.access import Action, Principal, decide
 from kmsjwks.domain.errors import InvalidRequest
-from kmsjwks.domain.narrowing import TokenRequest
 from kmsjwks.domain.principals import TokenIdentity
 
 _PREFIX = "kmsjwks_"
@@ -131,17 +130,22 @@ def can(
     """Explain whether the client NAME may do ACTION with KEYSET, and which rule says so.
 
     Exit codes: 0 allowed, 4 denied. Grants are decided by names: KEYSET need not exist. With
-    --claims or --ttl the narrowing of grants is decided too; rules of the keyset are not.
+    --claims or --ttl the token is judged as it would be signed, by the rules of the keyset and the
+    narrowing of grants.
     """
     session: Session = context.obj
     settings = session.settings()
     principal = _principal(settings, name)
-    request = None
     if claims_file is not None or ttl is not None:
         if action != Action.SIGN.value:
             raise click.UsageError("--claims and --ttl are for the action sign.")
-        request = _request(claims_file, ttl)
-    decision = decide(principal, Action(action), keyset, request)
+        decision, note = decide_token(
+            settings, principal, keyset, Wanted(_claims(claims_file), ttl)
+        )
+        if note:
+            click.echo(f"note: {note}", err=True)
+    else:
+        decision = decide(principal, Action(action), keyset)
     shown = {
         "client": principal.name,
         "action": action,
@@ -163,12 +167,8 @@ def _principal(settings: Settings, name: str) -> Principal:
     raise InvalidRequest(f"There is no client {name!r} in the configuration; known: {known}.")
 
 
-def _request(claims_file: str | None, ttl: int | None) -> TokenRequest:
-    claims: dict[str, Any] = {}
-    if claims_file is not None:
-        source = claims_file if claims_file == "-" else f"@{claims_file}"
-        claims = JsonObject().convert(source, None, None)
-    exp = claims.get("exp")
-    if ttl is None and isinstance(exp, int):
-        ttl = exp - int(time.time())
-    return TokenRequest(claims, ttl)
+def _claims(file: str | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    found: dict[str, Any] = JsonObject().convert(file if file == "-" else f"@{file}", None, None)
+    return found

@@ -26,6 +26,7 @@ def check_permissions(settings: Settings, environ: Mapping[str, str]) -> None:
     problems = [
         *_configuration(settings.config_path),
         *(one for path in _secret_files(settings, environ) for one in _secret(*path)),
+        *(one for path in _trusted_files(settings) for one in _changeable(*path)),
         *_state("state.directory", settings.state.directory),
         *_database(settings),
     ]
@@ -79,6 +80,27 @@ def _secret_files(settings: Settings, environ: Mapping[str, str]) -> Iterator[tu
             yield "oidc.token_file", issuer.token_file
 
 
+def _trusted_files(settings: Settings) -> Iterator[tuple[str, Path, str]]:
+    """What says who somebody is, and code; with what others could do who write to it."""
+    if settings.mtls is not None and settings.mtls.client_ca is not None:
+        yield "mtls.client_ca", settings.mtls.client_ca, "be any client with a certificate"
+    for issuer in settings.oidc:
+        if issuer.ca_file is not None:
+            yield "oidc.ca_file", issuer.ca_file, f"be the issuer {issuer.issuer}"
+    for backend in settings.backends.values():
+        for option, value in backend.options.items():
+            if isinstance(value, str) and (path := _module(option, value)):
+                where = f"backends.{backend.name}.{option}"
+                yield where, settings.base_directory / path, "run code in the service"
+
+
+def _module(option: str, value: str) -> str:
+    """The PKCS#11 module that an option names; empty where it names none."""
+    if option == "uri":
+        return _attribute(value, "module-path")
+    return value if option == "module_path" else ""
+
+
 def _pin_file(option: str, value: str, environ: Mapping[str, str]) -> str:
     """The file that an option of a PKCS#11 backend names; empty where it names none."""
     if option == "pin_env_file":
@@ -95,12 +117,17 @@ def _of_uri(source: str) -> str:
 
 
 def _pin_source_of(uri: str) -> str:
-    """RFC 7512 section 2.4; empty for a command or where there is none."""
+    """Empty for a command or where there is none."""
+    source = _attribute(uri, "pin-source")
+    return "" if source.startswith("|") else _of_uri(source)
+
+
+def _attribute(uri: str, wanted: str) -> str:
+    """RFC 7512 section 2.4; empty where it is not there."""
     for part in uri.partition("?")[2].split("&"):
         name, _, value = part.partition("=")
-        source = unquote(value)
-        if name == "pin-source" and not source.startswith("|"):
-            return _of_uri(source)
+        if name == wanted:
+            return unquote(value)
     return ""
 
 

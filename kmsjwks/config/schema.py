@@ -23,6 +23,7 @@ from kmsjwks.config.settings import Durability, JwksAccess, LogFormat, LogLevel,
 from kmsjwks.config.table import Table
 
 Name = Annotated[str, AfterValidator(values.name)]
+ClientName = Annotated[str, AfterValidator(values.client_name)]
 Directory = Annotated[str, AfterValidator(values.directory)]
 SocketPath = Annotated[str, AfterValidator(identities.socket_path)]
 Port = Annotated[int, AfterValidator(values.between(1, 65535))]
@@ -204,7 +205,7 @@ class Document(Table):
     backends: Annotated[dict[Name, Backend], AfterValidator(_some_backend)] = Field(
         default_factory=dict, validate_default=True
     )
-    clients: dict[Name, Client] = Field(default_factory=dict)
+    clients: dict[ClientName, Client] = Field(default_factory=dict)
 
 
 TABLES: Mapping[str, type[Table]] = {

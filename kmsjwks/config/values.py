@@ -12,6 +12,7 @@ from hashlib import sha256
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
+from kmsjwks.domain.access import SCHEDULER
 from kmsjwks.domain.keys import KEYSET_NAME
 from kmsjwks.domain.quotas import parse_quota
 
@@ -48,6 +49,14 @@ def name(value: str) -> str:
             "and start with a letter or a digit"
         )
     return value
+
+
+def client_name(value: str) -> str:
+    if value == SCHEDULER:
+        raise ValueError(
+            f"{SCHEDULER} is the service itself in the audit trail; choose another name"
+        )
+    return name(value)
 
 
 def principal_name(value: str) -> str:

@@ -11,6 +11,9 @@ from kmsjwks.domain.narrowing import NOT_NARROWED, Narrowing, TokenRequest
 
 _MOST_REMEMBERED = 4096  # decisions of one principal; callers choose the names
 
+SCHEDULER = "scheduler"
+"""Who does what is due by itself; no client has this name."""
+
 
 class Action(Enum):
     """Each is granted on its own: none includes another."""

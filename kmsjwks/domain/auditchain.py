@@ -22,9 +22,22 @@ _PLACE = re.compile(
     rb',"chain":"([0-9a-f]{16})","seq":(0|[1-9][0-9]{0,17}),"prev":"([0-9a-f]{64})"}'
 )
 _CLOSED = b'{"event":"audit.closed"'
+_BEGINS = b'{"event":"'
+_CONTROL = re.compile(rb"[\x00-\x1f]")  # escaped in JSON
 
 Claims = Mapping[int, frozenset[str]]
 """``seq`` -> SHA-256 of the record that somebody saw there; two contradict each other."""
+
+
+def place_of(line: bytes) -> tuple[str, int] | None:
+    """Chain and ``seq`` of a record; None where the line is none."""
+    found = _PLACE.match(line, max(line.rfind(b',"chain":"'), 0))
+    return (found[1].decode(), int(found[2])) if found and found.end() == len(line) else None
+
+
+def is_closing(line: bytes) -> bool:
+    """Whether the record ends its chain."""
+    return line.startswith(_CLOSED + b",")
 
 
 class _Bad(Exception):
@@ -77,7 +90,7 @@ class _ChainCheck:
         self._file = ""  # of the record before
         self._line = 0
         self._next_file: str | None = None
-        self._closed = False
+        self._closed, self._announced = False, ""
         self._torn: tuple[str, int] | None = None
         self._times: tuple[float, float] | None = None
 
@@ -100,6 +113,8 @@ class _ChainCheck:
         if number > 1 and self._next_file is not None:
             self._bad(Kind.FOREIGN, number, None, "a record after the last one of this file")
         if not raw.endswith(b"\n"):
+            if raw[: len(_BEGINS)] != _BEGINS[: len(raw)] or _CONTROL.search(raw):
+                self._bad(Kind.INVALID, number, None, "this is not the beginning of a record")
             self._torn = (self.file.name, number)
             return
         text = raw[:-1]
@@ -128,6 +143,8 @@ class _ChainCheck:
 
     def _starts_file(self, record: dict[str, Any], seq: int) -> None:
         name, event = self.file.name, record["event"]
+        if event not in (Control.OPENED, Control.CONTINUES) and seq > self._seq:
+            self._missing_before(1, seq)
         if record.get("file") != name:
             said = f"this is the file {record.get('file')!r}, or its first record was replaced"
             self._bad(Kind.SWAPPED_FILE, 1, seq, said)
@@ -161,6 +178,9 @@ class _ChainCheck:
             same = hashlib.sha256(line).hexdigest() == self._sha256
             said = "the record before once more" if same else f"record {self._seq} belongs here"
             self._bad(Kind.DUPLICATE, number, seq, said)
+        self._missing_before(number, seq)
+
+    def _missing_before(self, number: int, seq: int) -> NoReturn:
         lost = f"{self._seq} to {seq - 1}" if seq - self._seq > 1 else f"{self._seq}"
         said = f"missing before it: {lost}"
         raise _Missing(self._seq, Problem(Kind.DELETED, self.file.name, number, seq, said))
@@ -174,6 +194,8 @@ class _ChainCheck:
         self._next_file = None
         if event == Control.ROTATED:
             self._next_file = str(record.get("next"))
+        elif event == "checkpoint.signed":
+            self._announced = str(record.get("checkpoint"))
         elif event == Control.CLOSED:
             place = line.rfind(b',"chain":"')
             if line[:place] != _CLOSED:  # nothing vouches for what it would say beyond that
@@ -221,6 +243,7 @@ class _ChainCheck:
             status=self._status(problem),
             problem=problem,
             torn="{}:{}".format(*self._torn) if self._torn else "",
+            announced=self._announced,
         )
 
     def _status(self, problem: Problem | None) -> Status:

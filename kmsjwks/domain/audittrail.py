@@ -83,7 +83,8 @@ class Status(StrEnum):
 @dataclass(frozen=True, slots=True)
 class ChainReport:
     """``records`` and ``head`` count up to the problem, where there is one. Times in seconds;
-    None where no record has one. ``torn`` says where half a line is."""
+    None where no record has one. ``torn`` says where half a line is; ``announced`` is the SHA-256
+    of the last checkpoint that the chain says was signed, empty for none."""
 
     chain: str
     files: tuple[str, ...]
@@ -94,6 +95,7 @@ class ChainReport:
     status: Status
     problem: Problem | None = None
     torn: str = ""
+    announced: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ KIND = "kmsjwks.audit.checkpoint"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The heads of one process's chains at ``time`` (seconds). ``previous`` is the SHA-256 of the
-    payload of its checkpoint before, in hex; ``GENESIS`` for the first."""
+    """First the head of one process's chain at ``time`` (seconds), then the ends of chains that
+    others left open. ``previous`` is the SHA-256 of the payload of the process's checkpoint before,
+    in hex; ``GENESIS`` for the first."""
 
     time: int
     heads: tuple[ChainHead, ...]

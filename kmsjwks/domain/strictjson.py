@@ -35,7 +35,7 @@ def _float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise MalformedJson(
-            f"The number {text[:32]} is too large to survive JSON. Send it as a string."
+            "A number in the body is too large to survive JSON. Send it as a string."
         )
     try:
         intact = Decimal(text) == Decimal(repr(value))
@@ -43,7 +43,7 @@ def _float(text: str) -> float:
         intact = False
     if not intact:
         raise MalformedJson(
-            f"The number {text[:32]} has more digits than a JSON number carries safely. "
+            "A number in the body has more digits than a JSON number carries safely. "
             "Send it as a string."
         )
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -24,6 +25,10 @@ OWN_RULES = frozenset({"aud", "exp", "nbf", "jti"})
 NBF_POLICIES = ("allowed", "stamped", "required", "forbidden")
 JTI_POLICIES = ("allowed", "stamped", "required")
 _LONGEST_NAME, _MOST_NAMES = 128, 128
+_NOT_IN_ISSUERS = frozenset(' ?#"<>\\^`{|}')  # the last ones are in no URL (RFC 3986 section 2)
+_DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+_RESTRICTED_NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*"  # RFC 6838 section 4.2
+_MEDIA_TYPE = re.compile(rf"{_RESTRICTED_NAME}(?:/{_RESTRICTED_NAME})?(?:;[ -~]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,7 @@ def check_rules(rules: TokenRules) -> TokenRules:
         raise InvalidRequest("No audience is allowed; name at least one, or '*' for any.")
     if not all(rules.audiences):
         raise InvalidRequest("An allowed audience is empty; name it, or '*' for any.")
-    if not (0 < len(rules.typ) <= 128 and rules.typ.isascii() and rules.typ.isprintable()):
+    if len(rules.typ) > 128 or not _MEDIA_TYPE.fullmatch(rules.typ):
         raise InvalidRequest("typ must be a media type name (RFC 7515 section 4.1.9).")
     for name, policy, known in (("nbf", rules.nbf, NBF_POLICIES), ("jti", rules.jti, JTI_POLICIES)):
         if policy not in known:
@@ -120,7 +125,8 @@ def check_rules(rules: TokenRules) -> TokenRules:
 def _check_issuer(issuer: str) -> None:
     if not _is_issuer(issuer):
         raise InvalidRequest(
-            f"The issuer {issuer!r} is not an http(s) URL without query and fragment."
+            f"The issuer {issuer!r} is not an http(s) URL without user name, query, fragment and "
+            "dot segments."
         )
     if issuer.endswith("/"):
         raise InvalidRequest(f"The issuer {issuer!r} ends in '/'; clients compare it exactly.")
@@ -128,13 +134,15 @@ def _check_issuer(issuer: str) -> None:
 
 def _is_issuer(text: str) -> bool:
     # Refused by character first: urlsplit drops tabs and newlines, and an empty query.
-    if not text.isascii() or not text.isprintable() or any(mark in text for mark in " ?#"):
+    if not text.isascii() or not text.isprintable() or set(text) & _NOT_IN_ISSUERS:
         return False
     try:
         parts = urlsplit(text)
-        return parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
+        sound = parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # unbalanced brackets, or a port that is none
         return False
+    # All see it, and clients resolve dot segments (RFC 3986 section 5.2.4) before they ask.
+    return sound and "@" not in parts.netloc and not _DOT_SEGMENT.search(parts.path)
 
 
 def _check_lifetimes(rules: TokenRules) -> None:

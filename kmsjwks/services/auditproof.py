@@ -93,6 +93,13 @@ class AuditProof:
             if one not in whole and one.problem is None
             for sentence in (_limits(one, covered.get(one.chain)),)
         ]
+        known = {one.checkpoint.sha256 for one in self.checkpoints.proved}
+        said += [
+            f"Chain {one.chain} says that a later checkpoint was signed, which is not here: it was "
+            "removed, or its process was killed before it was kept, or keeps it just now."
+            for one in chains
+            if known and one.announced and one.announced not in known
+        ]
         if not covered:
             said.append("Without checkpoints, a whole chain could be removed or made anew unseen.")
         elif last := self.last_checkpoint:

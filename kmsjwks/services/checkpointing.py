@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from kmsjwks.domain.audit import GENESIS, ChainHead
 from kmsjwks.domain.checkpointproof import CHECKPOINT_MEDIA_TYPE, CHECKPOINT_TYP
@@ -30,7 +30,17 @@ from kmsjwks.services.snapshot import ActiveKey, SnapshotKeeper
 _log = logging.getLogger(__name__)
 _MAX_WAITING = 10_000  # checkpoints of one process that a target has not taken
 _END_PATIENCE = 2.0  # seconds that the end of a process waits for a checkpoint under way
+_MOST_OTHERS = 16  # chains of others in one checkpoint: devices sign Ed25519 over 4 KiB at most
 _GIVE_UP_AFTER = 3  # failures in a row: the target is down, and each may take its whole timeout
+
+
+class UnsignedEnds(Protocol):
+    """Ends of chains that their own processes have not signed."""
+
+    def heads(self, own: str) -> Sequence[ChainHead]:
+        """Of other chains than ``own``; those that ``signed`` was told of no more."""
+
+    def signed(self, heads: Sequence[ChainHead]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +79,19 @@ class CheckpointPlan:
 
 
 class CheckpointSigner:
-    """Signs the head of this process's chain. Thread-safe; raises what the snapshot and the
-    backend raise."""
+    """Signs the head of this process's chain, and once the end of each that nobody signed.
+    Thread-safe; raises what the snapshot and the backend raise."""
 
     def __init__(
-        self, keyset: str, snapshots: SnapshotKeeper, audit: AuditSink, clock: Clock
+        self,
+        keyset: str,
+        snapshots: SnapshotKeeper,
+        audit: AuditSink,
+        clock: Clock,
+        others: UnsignedEnds | None = None,
     ) -> None:
         self._keyset, self._snapshots = keyset, snapshots
-        self._audit, self._clock = audit, clock
+        self._audit, self._clock, self._others = audit, clock, others
         self._lock = threading.Lock()
         self._previous = GENESIS
         self._own: ChainHead | None = None  # the record of our last checkpoint, if nothing followed
@@ -89,13 +104,18 @@ class CheckpointSigner:
         """
         with self._lock:
             head = self._audit.head()
-            if head is None or head == self._own:
+            if head is None:
+                return None
+            others = tuple(self._others.heads(head.chain)[:_MOST_OTHERS]) if self._others else ()
+            if head == self._own and not others:
                 return None
             active = self._active()
-            made, token = self._signed(head, active)
+            made, token = self._signed((head, *others), active)
             before = self._audit.head()
             self._audit.record(self._record(active, made.sha256))
             self._previous = made.sha256
+            if self._others is not None:
+                self._others.signed(others)
             after = self._audit.head()
             self._own = after if before == head and _only_one_between(before, after) else None
             return checkpoint_name(made), _document(token)
@@ -121,7 +141,7 @@ class CheckpointSigner:
                 end = self._audit.close()
             if end is None:
                 return None
-            made, token = self._signed(end, active)
+            made, token = self._signed((end,), active)
             self._previous = made.sha256
             return checkpoint_name(made), _document(token)
         finally:
@@ -139,8 +159,8 @@ class CheckpointSigner:
             )
         return active
 
-    def _signed(self, head: ChainHead, active: ActiveKey) -> tuple[Checkpoint, str]:
-        made = Checkpoint(int(self._clock.now()), (head,), self._previous)
+    def _signed(self, heads: tuple[ChainHead, ...], active: ActiveKey) -> tuple[Checkpoint, str]:
+        made = Checkpoint(int(self._clock.now()), heads, self._previous)
         token = active.signer.compact({"typ": CHECKPOINT_TYP}, made.payload())
         _verify(token, active.key)
         return made, token

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kmsjwks.domain import handover, interventions, rotation
+from kmsjwks.domain.access import SCHEDULER
 from kmsjwks.domain.effects import effect_of_early_takeover
 from kmsjwks.domain.errors import (
     BackendError,
@@ -33,7 +34,6 @@ from kmsjwks.domain.timing import InstallationTiming
 from kmsjwks.services.acting import Actor, Proposal, find_keyset, turn_or_not
 from kmsjwks.services.faultpoints import FaultPoints
 from kmsjwks.services.keytrouble import KeyTroubles
-from kmsjwks.services.planning import ACTOR
 from kmsjwks.services.sparechecks import SpareChecks
 
 
@@ -155,7 +155,7 @@ class FailoverService:
         keys, now = self._catch_up(keyset, keys), self._now()
         key = _one(keys, kid)
         pairs, what = self._changes(keyset, keys, key, decision)
-        event = LifecycleEvent(now, ACTOR, name, kid, what, decision.why)
+        event = LifecycleEvent(now, SCHEDULER, name, kid, what, decision.why)
         self._write([Change(before, after) for before, after in pairs], event)
         return [f"{name}: {what}, key {kid} in {key.backend}: {decision.why}"]
 
@@ -169,7 +169,7 @@ class FailoverService:
         while pairs := handover.handed_over(keyset, found, self.timing, now):
             new = pairs[0][1]
             detail = f"since {new.times.activate_at}, recorded at {now}: before a failover"
-            event = LifecycleEvent(now, ACTOR, keyset.name, new.kid, "activated", detail)
+            event = LifecycleEvent(now, SCHEDULER, keyset.name, new.kid, "activated", detail)
             self._write([Change(before, after) for before, after in pairs], event)
             found = list(self._store.keys(keyset.name))
         return found

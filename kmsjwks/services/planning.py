@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kmsjwks.domain import interventions, rotation
+from kmsjwks.domain.access import SCHEDULER
 from kmsjwks.domain.errors import BackendError, Conflict, TransitionRefused
 from kmsjwks.domain.explanation import moment
 from kmsjwks.domain.keys import Key, Keyset, KeyState, check_transition
@@ -26,7 +27,6 @@ from kmsjwks.services.reconciliation import reconcile
 from kmsjwks.services.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
-ACTOR = "scheduler"
 _TROUBLE = (BackendError, Conflict, TransitionRefused)
 
 Visible = Callable[[Keyset, str], bool]
@@ -242,7 +242,7 @@ class Planner:
         return f"{before.kid} {event} ({why})"
 
     def _event(self, keyset: Keyset, kid: str, event: str, detail: str) -> LifecycleEvent:
-        return LifecycleEvent(int(self._clock.now()), ACTOR, keyset.name, kid, event, detail)
+        return LifecycleEvent(int(self._clock.now()), SCHEDULER, keyset.name, kid, event, detail)
 
     def _gate(self, keyset: Keyset) -> None:
         """Look through the public URL for spares that were never seen there."""

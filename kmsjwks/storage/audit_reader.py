@@ -43,7 +43,8 @@ class AuditReader:
             AuditUnavailable: a file cannot be read.
         """
         try:
-            files = [TrailFile(path.name, partial(_lines, path)) for path in self._paths("*.jsonl")]
+            found = self._as_it_stands()
+            files = [TrailFile(path.name, partial(_lines, path, size)) for path, size in found]
             return verify_trail(files, checkpoints)
         except OSError as error:
             raise _unreadable(self._directory) from error
@@ -117,9 +118,18 @@ class AuditReader:
     def _files(self) -> list[Path]:
         return [path for path in self._paths("audit-*.jsonl") if parse_file_name(path.name)]
 
+    def _as_it_stands(self) -> list[tuple[Path, int]]:
+        """Files and the bytes of them to read, while others go on writing: a file is made before a
+        record announces it, so that all are here which are announced in those bytes. Of those that
+        were made meanwhile it is enough that they are there."""
+        sizes = {path: path.stat().st_size for path in self._paths("*.jsonl")}
+        return [(path, sizes.get(path, 0)) for path in self._paths("*.jsonl")]
+
     def _paths(self, pattern: str) -> list[Path]:
+        """What is no file (a pipe, a directory, a link to nowhere) is not there: whoever put it
+        there must not hold up a reader."""
         try:
-            return sorted(self._directory.glob(pattern))
+            return sorted(path for path in self._directory.glob(pattern) if path.is_file())
         except OSError as error:
             raise _unreadable(self._directory) from error
 
@@ -168,10 +178,18 @@ def _record(path: Path, line: bytes) -> Record | None:
     return None
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _lines(path: Path, size: int | None = None) -> Iterator[bytes]:
+    """Of the first ``size`` bytes; of all for None."""
     try:
         with path.open("rb", buffering=1024 * 1024) as file:
-            yield from file
+            if size is None:
+                yield from file
+                return
+            for line in file:
+                if size <= 0:
+                    return
+                yield line[:size]
+                size -= len(line)
     except OSError as error:
         raise _unreadable(path) from error
 

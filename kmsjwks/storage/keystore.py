@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from kmsjwks.domain.algorithms import Algorithm
 from kmsjwks.domain.approvals import Approval
 from kmsjwks.domain.errors import Conflict, StoreUnavailable
-from kmsjwks.domain.keys import Key, Keyset
+from kmsjwks.domain.keys import KEYSET_NAME, Key, Keyset
 from kmsjwks.domain.ports import Change, Lease, LifecycleEvent
 from kmsjwks.storage import approvals, leases, plannerlock, rows, schema, writes
 from kmsjwks.storage.migration import HEAD, schema_is_current
@@ -176,6 +176,8 @@ class SqlKeyStore:
     def keys(self, keyset: str | None = None) -> Sequence[Key]:
         query = select(schema.keys)
         if keyset is not None:
+            if not KEYSET_NAME.fullmatch(keyset):  # which PostgreSQL might not take as a text
+                return []
             query = query.where(schema.keys.c.keyset == keyset)
         with reading(self._engine) as connection:
             found = connection.execute(query).mappings().all()

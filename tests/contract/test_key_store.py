@@ -124,6 +124,12 @@ def test_keys_of_one_keyset(store: KeyStore) -> None:
     assert list(store.keys("none")) == []
 
 
+@pytest.mark.parametrize("name", ["", "a\0b", "\ufffd", "x" * 5000])
+def test_what_is_no_name_has_no_keys(store: KeyStore, name: str) -> None:
+    """It comes from a URL; PostgreSQL takes no NUL in a text."""
+    assert store.keys(name) == []
+
+
 def test_a_name_is_taken_once(store: KeyStore) -> None:
     keyset = keyset_named("demo")
     store.add_keyset(keyset, key_of(keyset))

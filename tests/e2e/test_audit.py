@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -87,6 +89,35 @@ def test_a_life_with_a_kill_and_an_end(server: Server, notarised: Notarised) -> 
     _tamper(notarised, serving[0]["files"][-1])
     (problem,) = notarised.proved(5)["problems"]
     assert (problem["kind"], problem["file"]) == ("truncated", serving[0]["files"][-1])
+
+
+def test_the_tail_of_a_killed_process_is_covered(server: Server, notarised: Notarised) -> None:
+    """Whoever goes on has the end of its chain signed: the loss of its last records shows."""
+    _sign(server, 20)
+    _until(lambda: b"checkpoint.signed" in _trail(notarised))
+    _sign(server, 20)
+    for pid in server.worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    server.wait_ready()
+    _sign(server, 20)
+    (notarised.directory / "keys.json").write_text(notarised.cli("audit", "keys").stdout)
+    left = [one for one in notarised.proved(0)["chains"] if one["status"] == "open"]
+
+    def covered() -> list[str]:
+        """Chains that were left open and are proved to their last record."""
+        found = {one["chain"]: one for one in notarised.proved(0)["chains"]}
+        return [
+            str(one["files"][-1])
+            for one in (found[one["chain"]] for one in left)
+            if one["proved_to_seq"] == one["records"] - 1
+        ]
+
+    _until(lambda: bool(covered()))
+    name = covered()[0]
+    path = notarised.audit_directory / name
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    (problem,) = notarised.proved(5)["problems"]
+    assert (problem["kind"], problem["file"]) == ("truncated", name)
 
 
 def _sign(server: Server, number: int) -> None:

@@ -180,6 +180,26 @@ def test_refuses_to_start_where_others_may_write(
     assert (check.returncode, "chmod go-w" in check.stderr) == (5, True)
 
 
+@pytest.mark.parametrize("name", ["ca.pem", "idp.pem", "module.so"])
+def test_refuses_to_start_where_others_may_write_to_what_it_trusts(
+    tmp_path: Path, name: str, own_token: Token
+) -> None:
+    """Authorities decide who somebody is; a module is code in the process that has the keys."""
+    made = Installation(tmp_path / "service", own_token.options(module_path="module.so"))
+    with made.config.open("a") as config:
+        config.write(
+            '[mtls]\nsource = "nginx"\ntrusted_proxies = ["127.0.0.1"]\nclient_ca = "ca.pem"\n'
+            '[[oidc]]\nissuer = "https://idp"\naudiences = ["a"]\ndiscovery = true\n'
+            'ca_file = "idp.pem"\n'
+        )
+    path = made.directory / name
+    path.touch(0o600)
+    path.chmod(0o620)
+    done = started(made)
+    assert done.returncode == 2, done.stderr
+    assert f"run: chmod go-w {path}" in done.stderr
+
+
 def test_refuses_to_start_where_others_may_read_a_secret(tmp_path: Path, own_token: Token) -> None:
     made = Installation(tmp_path / "service", own_token.options())
     own_token.pin_file.chmod(0o444)

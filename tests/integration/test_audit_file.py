@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -304,6 +305,29 @@ def test_a_process_that_is_killed_leaves_a_chain_that_verifies(trail: Trail) -> 
         recorded = {one["jti"] for one in AuditReader(trail.directory).records(RecordFilter())
                     if one["event"] == "jwt.signed"}  # fmt: skip
         assert {jti.strip() for jti in seen if jti.endswith("\n")} <= recorded
+
+
+def test_a_trail_that_is_written_to_is_verified_as_it_stands(trail: Trail) -> None:
+    """Files that come while others are read are no missing ones."""
+    trail.open(FileLimits(4096, 3600.0))
+    trail.record()
+    over = threading.Event()
+
+    def write() -> None:
+        while not over.wait(0.001) and len(trail.files) < 500:
+            trail.record(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        try:
+            reports = [AuditReader(trail.directory).verify()]
+            while not writing.done() and len(trail.files) < 60:
+                reports.append(AuditReader(trail.directory).verify())
+        finally:
+            over.set()
+        writing.result()
+    assert [problem for report in reports for problem in report.problems] == []
+    assert len(reports[-1].chains[0].files) > 40
 
 
 def test_reading_merges_chains_by_time(trail: Trail) -> None:

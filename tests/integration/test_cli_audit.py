@@ -254,6 +254,37 @@ def test_what_only_checkpoints_show_is_not_seen_without_them(trail: Trail) -> No
     assert said["proved"][-1].startswith("Without checkpoints, a whole chain could be removed")
 
 
+def _other_kind(path: Path, kind: str) -> None:
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "link"])
+def test_what_is_no_file_is_a_missing_one(trail: Trail, kind: str) -> None:
+    """It neither holds up verification nor hides what else is wrong."""
+    files = trail.chains()[0]
+    _other_kind(files[1], kind)
+    (problem,) = found(trail.verify(), 5)["problems"]
+    assert (problem["kind"], problem["file"]) == ("missing-file", files[2].name)
+
+
+def test_a_directory_without_a_trail_proves_nothing(trail: Trail, tmp_path: Path) -> None:
+    """Another than was meant, or one that somebody emptied."""
+    result = trail.run("audit", "verify", tmp_path / "trail" / "outside")
+    assert result.exit_code == 2
+    assert "no audit file" in result.stderr
+
+
+def test_files_that_were_not_looked_at_are_named(trail: Trail) -> None:
+    (trail.audit / "old.jsonl").write_text("{}")
+    assert any("old.jsonl" in note for note in found(trail.verify(), 0)["notes"])
+
+
 def _resign(token: str, payload: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
     """The payload replaced, the signature kept."""
     head, body, tail = token.strip().split(".")
@@ -296,6 +327,16 @@ def test_a_checkpoint_that_was_removed_in_between(trail: Trail) -> None:
     trail.checkpoints()[1].unlink()
     (problem,) = found(trail.verify(), 5)["problems"]
     assert problem["kind"] == "missing-checkpoint"
+
+
+def test_the_newest_checkpoint_was_removed_or_replaced_by_an_old_one(trail: Trail) -> None:
+    """A process that is killed before it has kept it leaves the same: that is no contradiction."""
+    said = "says that a later checkpoint was signed, which is not here"
+    assert not any(said in one for one in found(trail.verify(), 0)["proved"])
+    running = trail.chains()[1][0].name.split("-")[2]
+    newest = max(path for path in trail.checkpoints() if running in path.name)
+    shutil.copy(next(path for path in trail.checkpoints() if running not in path.name), newest)
+    assert sum(said in one for one in found(trail.verify(), 0)["proved"]) == 1
 
 
 def test_a_file_of_all_checkpoints_will_do(trail: Trail) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from kmsjwks.bootstrap import build, prepare_database
 from kmsjwks.cli.main import main
+from kmsjwks.config import load
+from kmsjwks.domain.access import Principal
+from kmsjwks.domain.errors import ClaimRejected, Forbidden, KeysetNotFound, NotGranted
+from kmsjwks.domain.tokens import TokenRules
+from kmsjwks.services.signing import Caller, SignRequest
+from tests.support.lifecycle import OPERATOR, spec
+from tests.support.wiring import LastingBackend, install_backend_type, write_config
 
 HASH = sha256(b"a").hexdigest()
 OTHER = sha256(b"b").hexdigest()
@@ -139,6 +148,92 @@ def test_can_with_exp_or_no_lifetime(run: Run) -> None:
     too_late = {**CLAIMS, "exp": int(time.time()) + 3600}
     assert explained(run(*words, stdin=json.dumps(too_late)), 4)["member"] == "ttl"
     assert "lifetime was not judged" in explained(run(*words, stdin=json.dumps(CLAIMS)), 0)["why"]
+
+
+RULES = TokenRules(
+    issuer="https://issuer.example",
+    audiences=("api",),
+    max_lifetime=3600,
+    default_lifetime=300,
+    forbidden=("admin",),
+    fixed={"tenant": "acme"},
+)
+NARROWED = f"""
+[clients.short]
+token_sha256 = ["{HASH}"]
+grants = [{{ actions = ["sign"], keysets = ["*"], max_lifetime = 60 }}]
+[clients.tenant]
+token_sha256 = ["{OTHER}"]
+grants = [{{ actions = ["sign"], keysets = ["*"], claims = {{ tenant = "acme" }} }}]
+[clients.none]
+certificates = [{{ dns = "none.example" }}]
+grants = [{{ actions = ["read"], keysets = ["*"] }}]
+"""
+
+
+@pytest.mark.parametrize("client", ["short", "tenant", "none"])
+@pytest.mark.parametrize("keyset", ["demo", "absent"])
+@pytest.mark.parametrize(
+    ("claims", "ttl"),
+    [
+        ({"aud": "api"}, None),
+        ({"aud": "api"}, 60),
+        ({"aud": "api"}, 3601),
+        ({"aud": "other"}, 60),
+        ({"aud": "api", "admin": True}, 60),
+        ({"aud": "api", "tenant": "acme"}, 30),
+        ({"aud": "api", "tenant": "other"}, 30),
+    ],
+)
+def test_can_says_what_the_service_does(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    client: str,
+    keyset: str,
+    claims: dict[str, Any],
+    ttl: int | None,
+) -> None:
+    """With the claims that the keyset adds and refuses, and the lifetime that it chooses."""
+    install_backend_type(monkeypatch, LastingBackend())
+    config = write_config(tmp_path, NARROWED)
+    settings = load(config, environ={})
+    prepare_database(settings)
+    service = build(settings, {})
+    service.keysets.create(replace(spec(), rules=RULES), OPERATOR)
+    grants = next(one.grants for one in settings.clients if one.name == client)
+    said: str | None = None
+    try:
+        service.signing.sign_jwt(
+            Caller(Principal(client, grants), "r"), keyset, SignRequest(claims, ttl)
+        )
+    except KeysetNotFound:
+        said = None  # which is not a matter of what the client may do
+    except (Forbidden, NotGranted, ClaimRejected) as error:
+        said = getattr(error, "member", "")
+    service.close()
+    lifetime = ("--ttl", str(ttl)) if ttl else ()
+    words = ["--config", str(config), "-o", "json", "clients", "can", client, "sign", keyset]
+    done = CliRunner().invoke(main, [*words, "--claims", "-", *lifetime], input=json.dumps(claims))
+    if keyset == "demo":
+        assert (explained(done, 0 if said is None else 4)["member"] or "") == (said or "")
+        assert "only the grants" not in done.stderr
+    else:
+        assert "only the grants" in done.stderr or client == "none"
+
+
+def test_can_names_the_keyset_whose_rules_refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_backend_type(monkeypatch, LastingBackend())
+    config = write_config(tmp_path, NARROWED)
+    settings = load(config, environ={})
+    prepare_database(settings)
+    service = build(settings, {})
+    service.keysets.create(replace(spec(), rules=RULES), OPERATOR)
+    service.close()
+    words = ["--config", str(config), "-o", "json", "clients", "can", "tenant", "sign", "demo"]
+    told = CliRunner().invoke(main, [*words, "--claims", "-"], input='{"aud": "x"}')
+    assert explained(told, 4)["rule"] == "token rules of the keyset demo"
 
 
 def test_can_as_text(run: Run) -> None:

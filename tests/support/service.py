@@ -170,7 +170,6 @@ class Server:
         body = {"claims": {"sub": "alice", **(claims or {})}, **more}
         return self.http("all").post(f"/v1/keysets/{keyset}/sign/jwt", body)
 
-
     def wait_until_each_worker_signs(self, keyset: str, timeout: float = _START_TIMEOUT) -> None:
         """Which worker gets a connection is the kernel's choice; request ids tell them apart."""
         deadline, seen = time.monotonic() + timeout, set[str]()

@@ -195,17 +195,19 @@ def test_the_refusal_names_the_claim_and_the_callers_own_rule() -> None:
     assert caught.value.member == "tenant"
     text = str(caught.value)
     assert "clients" not in text
-    for part in ("g2", "tenant", '"other"', '"acme"'):
+    for part in ("g2", "tenant", '"acme"'):
         assert part in text
     with pytest.raises(Forbidden) as plain:
         require(NARROWED, Action.SIGN, "other", TokenRequest({"tenant": "acme"}, 10))
     assert not isinstance(plain.value, NotGranted)
 
 
-def test_a_long_value_is_cut_in_the_refusal() -> None:
+@pytest.mark.parametrize("value", ["canary", ["acme", "canary"], {"canary": 1}, {"a": ["canary"]}])
+def test_no_refusal_repeats_a_value(value: Any) -> None:
+    """Who sent it knows it; others may read the answer: proxies, logs of the caller."""
     with pytest.raises(NotGranted) as caught:
-        require(NARROWED, Action.SIGN, "inventory", TokenRequest({"tenant": "x" * 9999}, 10))
-    assert len(str(caught.value)) < 400
+        require(NARROWED, Action.SIGN, "inventory", TokenRequest({"tenant": value}, 10))
+    assert "canary" not in str(caught.value)
 
 
 def test_without_a_request_narrowing_is_told_and_not_judged() -> None:

@@ -220,6 +220,40 @@ def test_half_a_line_at_the_end_is_reported() -> None:
     assert (chain.status, chain.torn, chain.records) == (Status.TORN, f"{name(3)}:5", 16)
 
 
+@pytest.mark.parametrize(
+    "tail", [b"garbage", b" ", b"\0\0\0", b'{"a":1}', b'{"event":"jwt.signed"\0', b"\xef\xbb\xbf"]
+)
+def test_what_no_crash_leaves_at_the_end(tail: bytes) -> None:
+    trail = make(closed=False)
+    trail[name(3)] += tail
+    assert first_bad(trail) == (Kind.INVALID, name(3), 6, None)
+
+
+@pytest.mark.parametrize(
+    "tail", [b"{", b'{"event":"', '{"event":"x","detail":"\u00e9'.encode()[:-1]]
+)
+def test_the_beginning_of_a_record_is_what_a_crash_leaves(tail: bytes) -> None:
+    trail = make(closed=False)
+    trail[name(3)] += tail
+    assert [chain.status for chain in verify(trail).chains] == [Status.TORN]
+
+
+@pytest.mark.parametrize(("part", "seq"), [(1, 1), (2, 7)])
+def test_the_first_record_of_a_file_is_deleted(part: int, seq: int) -> None:
+    trail = make()
+    assert first_bad(put(trail, part, lines(trail, part)[1:])) == (
+        Kind.DELETED, name(part), 1, seq,
+    )  # fmt: skip
+
+
+def test_the_first_record_of_a_file_is_moved_down() -> None:
+    trail = make()
+    first, second, *others = lines(trail, 1)
+    assert first_bad(put(trail, 1, [second, first, *others])) == (
+        Kind.REORDERED, name(1), 1, 1,
+    )  # fmt: skip
+
+
 def test_half_a_line_within_a_chain_is_none_of_a_crash() -> None:
     trail = make()
     trail[name(1)] = trail[name(1)][:-20]

@@ -227,6 +227,12 @@ def test_extensions_are_refused(idp: Idp, caplog: pytest.LogCaptureFixture, name
     assert "an extension" in caplog.text
 
 
+@pytest.mark.parametrize("header", [{"nonce": "abc", "ver": 1}, {"kid": "ec", "x5t": "y" * 600}])
+def test_other_header_parameters_are_ignored(idp: Idp, header: dict[str, Any]) -> None:
+    """RFC 7515 section 4: what is not understood and not critical. Identity providers send such."""
+    assert tokens(idp).principal_of(idp.token(header)) is not None
+
+
 def test_what_is_no_jwt_is_somebody_elses(idp: Idp, caplog: pytest.LogCaptureFixture) -> None:
     assert tokens(idp).principal_of("kmsjwks_opaque") is None
     assert not caplog.records
@@ -405,8 +411,10 @@ class TestKeys:
             {**ECKey.generate_key("P-256").as_dict(private=False), "kid": "x", "use": "enc"},
             {**ECKey.generate_key("P-256").as_dict(private=False), "kid": "x", "key_ops": ["sign"]},
             {**RSAKey.generate_key(1024).as_dict(private=False), "kid": "x"},
+            {**ECKey.generate_key("P-256").as_dict(private=False), "kid": "x", "key_ops": None},
+            {**ECKey.generate_key("P-256").as_dict(private=False), "kid": "x", "key_ops": 5},
         ],
-        ids=range(8),
+        ids=range(10),
     )
     def test_keys_that_cannot_be_used_are_left_out(self, source: Source, jwk: Any) -> None:
         keys = IssuerKeys(ISSUER, lambda: [jwk, *source.idp.jwks()], Clock().now)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from base64 import urlsafe_b64decode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
-from kmsjwks.bootstrap import Service, build, prepare_database
+from kmsjwks.bootstrap import Service, build, checkpoint_plan, prepare_database
 from kmsjwks.config import load
 from kmsjwks.domain.access import Action, Grant, Principal
+from kmsjwks.domain.audit import ChainHead
 from kmsjwks.domain.audittrail import Status
 from kmsjwks.domain.checkpointproof import CheckpointKeys, CheckpointProof, prove_checkpoints
 from kmsjwks.domain.checkpoints import first_gap
@@ -22,7 +23,7 @@ from kmsjwks.domain.documents import make_document
 from kmsjwks.domain.errors import BackendUnavailable, PublicationFailed
 from kmsjwks.domain.jwk import public_jwk
 from kmsjwks.publishing.endpoints import EndpointTarget
-from kmsjwks.services.checkpointing import Checkpointer
+from kmsjwks.services.checkpointing import Checkpointer, CheckpointSigner
 from kmsjwks.services.signing import Caller, SignRequest
 from kmsjwks.storage.audit_checkpoints import read_checkpoints
 from kmsjwks.storage.audit_reader import AuditReader
@@ -251,3 +252,34 @@ def test_the_payload_is_what_the_document_says(service: Service, tmp_path: Path)
 def _decode(part: str) -> dict[str, object]:
     found: dict[str, object] = json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     return found
+
+
+class Others:
+    def __init__(self) -> None:
+        self.unsigned = [ChainHead(f"{number:016x}", number, "c" * 64) for number in range(20)]
+
+    def heads(self, own: str) -> list[ChainHead]:
+        return [one for one in self.unsigned if one.chain != own]
+
+    def signed(self, heads: Sequence[ChainHead]) -> None:
+        self.unsigned = [one for one in self.unsigned if one not in heads]
+
+
+def test_chains_that_were_left_are_signed_for_once(service: Service, tmp_path: Path) -> None:
+    others = Others()
+    left = [*others.unsigned]
+    plan = checkpoint_plan(service.settings, {})
+    assert plan is not None
+    signer = CheckpointSigner("notary", service.snapshots, service.audit, service.clock, others)
+    sign(service)
+    made = Checkpointer(signer, plan)
+    for _ in range(4):
+        made.once()
+    found = proof(service, tmp_path / "outside")
+    assert found.problems == ()
+    heads = [one.checkpoint.heads for one in found.proved]
+    own = service.audit.head()
+    assert own is not None
+    assert [len(one) for one in heads] == [17, 5]
+    assert {one[0].chain for one in heads} == {own.chain}
+    assert [*heads[0][1:], *heads[1][1:]] == left

@@ -48,6 +48,13 @@ def test_defaults(read: Reader) -> None:
     assert settings.server.unix_socket is None
 
 
+def test_no_client_is_named_as_the_service_itself(read: Reader) -> None:
+    """Or its acts would stand in the trail as the scheduler's."""
+    (problem,) = read.problems(f'[clients.scheduler]\ntoken_sha256 = ["{HASH}"]\n')
+    assert problem.startswith("clients.scheduler: ")
+    assert "audit trail" in problem
+
+
 def test_everything_given(read: Reader) -> None:
     settings = read(
         f"""

@@ -106,6 +106,12 @@ def test_numbers_that_are_not_finite_are_refused(text: str, frame: str) -> None:
     assert ("too large" if text[-1].isdigit() else text) in message
 
 
+@pytest.mark.parametrize("text", ["73317331e999", "0.7331733173317331733173317331"])
+def test_a_refused_number_is_not_repeated(text: str) -> None:
+    """It may be a claim's value."""
+    assert "7331" not in _refused(b'{"a":%s}' % text.encode())
+
+
 @pytest.mark.parametrize(
     "text",
     [

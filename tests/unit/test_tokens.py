@@ -341,6 +341,14 @@ def test_http_urls_are_issuers(issuer: str) -> None:
         *("https://issuer .example", " https://issuer.example", "https://issuer.example "),
         *("https://issuer.example\n", "https://is\nsuer.example", "https://is\tsuer.example"),
         *("https://issuer.example/\0", "https://issuer.exampl\u00e9"),
+        *("https://user:secret@issuer.example/a", "https://user@issuer.example/a"),
+        *(
+            "https://issuer.example/../a",
+            "https://issuer.example/a/./b",
+            "https://issuer.example/..",
+        ),
+        *("https://issuer.example/%2e%2E/a", "https://issuer.example/a/%2e/b"),
+        *("https://issuer.example\\a", 'https://issuer.example/"', "https://issuer.example/<a>"),
     ],
 )
 def test_what_is_not_an_issuer_is_refused(issuer: str) -> None:
@@ -370,7 +378,14 @@ def test_some_audience_must_be_allowed() -> None:
         check_rules(replace(RULES, audiences=()))
 
 
-@pytest.mark.parametrize("typ", ["", "JWT\n", "J\u00dcT", "a\0b"])
+@pytest.mark.parametrize("typ", ["JWT", "at+jwt", "application/at+jwt", 'application/x;part="1/2"'])
+def test_media_type_names(typ: str) -> None:
+    assert check_rules(replace(RULES, typ=typ)).typ == typ
+
+
+@pytest.mark.parametrize(
+    "typ", ["", "JWT\n", "J\u00dcT", "a\0b", "a b", " JWT", "a/b/c", "a/", ";x=1"]
+)
 def test_typ_must_be_printable_ascii(typ: str) -> None:
     with pytest.raises(InvalidRequest, match="typ"):
         check_rules(replace(RULES, typ=typ))

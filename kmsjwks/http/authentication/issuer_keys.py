@@ -108,7 +108,10 @@ def _usable(jwks: list[Any]) -> Keys:
 def _import(jwk: Any) -> Key | None:
     if not isinstance(jwk, dict) or jwk.get("kty") not in _KEY_TYPES or _PRIVATE & jwk.keys():
         return None
-    if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ["verify"]):
+    operations = jwk.get("key_ops", ["verify"])
+    if not isinstance(operations, list) or "verify" not in operations:
+        return None
+    if jwk.get("use", "sig") != "sig":
         return None
     try:
         key: Key = JWKRegistry.import_key(jwk)

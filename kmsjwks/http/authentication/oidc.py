@@ -106,11 +106,19 @@ class OidcTokens:
         alg = _algorithm(header, issuer.settings)
         key = _key(header, alg, issuer.keys)
         try:
-            jws.deserialize_compact(token, key, algorithms=[alg])
+            jws.deserialize_compact(token, key, registry=_registry(alg))
         except (JoseError, ValueError) as error:
             raise _Refused(f"its signature is not valid ({type(error).__name__}).") from error
         _check_claims(claims, issuer.settings, self._clock.now())
         return claims
+
+
+def _registry(alg: str) -> jws.JWSRegistry:
+    """One that ignores header parameters that it does not know (RFC 7515 section 4); those that
+    may not be there are refused before."""
+    registry = jws.JWSRegistry(algorithms=[alg], strict_check_header=False)
+    registry.max_header_length = _MAX_TOKEN
+    return registry
 
 
 def _object(part: str) -> Mapping[str, Any]:
