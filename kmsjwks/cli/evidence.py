@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,7 +15,6 @@ from kmsjwks.cli.auditproving import Sources, prove
 from kmsjwks.cli.session import Session, exits, operator
 from kmsjwks.domain.auditfilter import RecordFilter
 from kmsjwks.domain.errors import AuditUnavailable
-from kmsjwks.reports.html import custody_page
 from kmsjwks.services.auditproof import AuditProof
 from kmsjwks.services.custody import CustodyParts, Occasion, custody_report
 
@@ -65,7 +65,7 @@ def evidence(
             proof=proof,
         )
         report = custody_report(parts, _occasion(service), keyset)
-    text = custody_page(report) if format_ == "html" else json.dumps(report, indent=2)
+    text = _page(report) if format_ == "html" else json.dumps(report, indent=2)
     if output is None:
         click.echo(text)
         return
@@ -92,3 +92,9 @@ def _occasion(service: Service) -> Occasion:
         verification=service.settings.signing.verification,
         development=service.timing.development,
     )
+
+
+def _page(report: dict[str, Any]) -> str:
+    from kmsjwks.reports.html import custody_page  # noqa: PLC0415  # its templates, for those who want pages
+
+    return custody_page(report)

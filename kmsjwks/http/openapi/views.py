@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.resources import files
 
 from flask import Blueprint, Response
 
 from kmsjwks.domain import strictjson
-from kmsjwks.http.openapi.description import describe
 
 # Nothing but our own files is loaded or asked, and no script or style is inline.
 _POLICY = (
@@ -23,10 +23,17 @@ _ASSETS = {
 }
 
 
+@cache
+def _description() -> bytes:
+    """Made for whoever asks first: most processes are never asked, and it takes a megabyte."""
+    from kmsjwks.http.openapi.description import describe  # noqa: PLC0415
+
+    return strictjson.dumps(describe())
+
+
 def blueprint() -> Blueprint:
     routes = Blueprint("openapi", __name__, url_prefix="/openapi")
     assets = files("kmsjwks.http.openapi") / "assets"
-    description = strictjson.dumps(describe())
 
     @routes.get("")
     def to_page() -> Response:
@@ -41,7 +48,7 @@ def blueprint() -> Blueprint:
 
     @routes.get("/openapi.json")
     def openapi() -> Response:
-        return Response(description, content_type="application/json")
+        return Response(_description(), content_type="application/json")
 
     @routes.get(f"/<any({','.join(repr(name) for name in _ASSETS)}):name>")
     def asset(name: str) -> Response:
