@@ -81,8 +81,6 @@ keys = Table(
     ),
 )
 
-# The migrations make the indexes, for PostgreSQL too. Its own words here would load its dialect,
-# 2 MB in each process.
 _ACTIVE = text("state = 'active'")
 
 Index(
@@ -90,6 +88,7 @@ Index(
     keys.c.keyset,
     unique=True,
     sqlite_where=_ACTIVE,
+    postgresql_where=_ACTIVE,
 )
 
 # Written before a backend is asked for a key, finished in the transaction that records the key;
@@ -153,6 +152,7 @@ Index(
     approvals.c.act,
     unique=True,
     sqlite_where=_PROPOSED,
+    postgresql_where=_PROPOSED,
 )
 
 # One row for each process that signs with a key. No foreign key: a database restored from a backup
