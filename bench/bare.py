@@ -1,9 +1,10 @@
-"""The bare peers: a raw C loop, FastAPI and Node services on SoftHSM, boto3 alone."""
+"""The bare peers: raw C; a WSGI callable, FastAPI and Node services on SoftHSM; boto3 alone."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,6 +76,20 @@ def node(raw: Raw, directory: Path) -> Iterator[Request]:
     port, log = free_port(), directory / "node.log"
     environ = {**_environ(raw.token), "BENCH_PORT": str(port), "BENCH_WORKERS": "2"}
     with children.running([program, str(NODE / "server.js")], log, environ) as child:
+        children.wait_for(child, port, "/", log)
+        yield _request(port)
+
+
+@contextmanager
+def callable_app(raw: Raw, algorithm: str, directory: Path) -> Iterator[Request]:
+    """The server and the library that we use, with two processes, and nothing of ours."""
+    raw.measure(algorithm, 1, 1)  # makes the key
+    port, log = free_port(), directory / "callable.log"
+    words = [str(Path(sys.executable).with_name("granian")), "callable_app:app", "--interface",
+             "wsgi", "--workers", "2", "--blocking-threads", "16", "--port", str(port),
+             "--log-level", "error", "--working-dir", str(_PEERS)]  # fmt: skip
+    environ = {**_environ(raw.token), "BENCH_KEY": algorithm}
+    with children.running(words, log, environ) as child:
         children.wait_for(child, port, "/", log)
         yield _request(port)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -128,7 +129,13 @@ def against_raw(keyset: str, algorithm: str) -> Iterator[Opened]:
         ours = on.service("kmsjwks")
         on.stack.enter_context(ours.serving(keyset))
         on.wrk("kmsjwks", ours.sign(keyset))
-        on.raw(on.compiled(("raw",)), "raw", algorithm, on.absent.get("raw", ""))
+        raw = on.compiled(("raw", "callable"))
+        on.raw(raw, "raw", algorithm, on.absent.get("raw", ""))
+        if raw is not None:
+            opening = partial(bare.callable_app, raw, algorithm, on.directory)
+            request = on.try_open(("callable",), opening)
+            if request is not None:
+                on.wrk("callable", request)
         yield on.opened()
 
 
@@ -208,10 +215,14 @@ SOFTHSM_SCENES = (
     Scene("rs256", (
         Row("RS256-2048 single, against raw C in two processes", "rate", "/s", "kmsjwks", "raw",
             Limit("least", 0.80, 0.85)),
+        Row("RS256-2048, a callable that only signs, against raw C", "rate", "/s", "callable",
+            "raw", None),
     ), rs256),
     Scene("ed25519", (
         Row("Ed25519 single, against raw C in two processes", "rate", "/s", "kmsjwks", "raw",
             Limit("least", 0.42, 0.50)),
+        Row("Ed25519, a callable that only signs, against raw C", "rate", "/s", "callable",
+            "raw", None),
     ), ed25519),
     Scene("batch", (
         Row("Batch of 100, ES256, tokens against raw C in two processes", "rate", "/s", "kmsjwks",
