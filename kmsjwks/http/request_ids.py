@@ -26,7 +26,8 @@ class RequestIds:
         if sent is not None and _HARMLESS.fullmatch(sent):
             chosen = sent
         else:
-            chosen = f"{self._process}-{next(self._numbers):x}"
+            # Of one length: bodies that have it differ in nothing else.
+            chosen = f"{self._process}-{next(self._numbers):08x}"
         environ[REQUEST_ID] = chosen
         return chosen
 
