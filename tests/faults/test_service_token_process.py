@@ -30,6 +30,7 @@ def installation(p11kit: P11KitServer, tmp_path_factory: pytest.TempPathFactory)
 def server(installation: Installation) -> Iterator[Server]:
     running = Server(installation)
     running.start()
+    running.wait_until_each_worker_signs("demo")  # so each is connected to this token process
     yield running
     running.kill_all()
 
