@@ -47,7 +47,6 @@ def installation(own_token: Token, tmp_path: Path, postgres_url: str) -> Install
 def server(installation: Installation) -> Iterator[Server]:
     running = Server(installation)
     running.start()
-    running.wait_until_each_worker_signs("demo")
     wait_until(lambda: _all_well(running), 10, "both workers")
     yield running
     running.kill_all()

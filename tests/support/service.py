@@ -120,16 +120,23 @@ class Server:
         self.wait_ready()
 
     def wait_ready(self, timeout: float = _START_TIMEOUT) -> None:
-        deadline = time.monotonic() + timeout
-        while True:
+        """Until each worker knows its keys. Which one gets a connection is the kernel's choice;
+        request ids tell them apart."""
+        deadline, ready = time.monotonic() + timeout, set[str]()
+        while len(ready) < self.workers:
             assert self.process.poll() is None, f"serve ended at once: {self.logged()}"
-            try:
-                if self.http().get("/readyz").status == 200:
-                    return
-            except OSError:
-                pass
+            answer = self._readiness()
+            if answer is not None and answer.status == 200:
+                ready.add(_worker_of(answer))
+            else:
+                time.sleep(0.05)
             assert time.monotonic() < deadline, f"not ready in time: {self.logged()}"
-            time.sleep(0.05)
+
+    def _readiness(self) -> Answer | None:
+        try:
+            return self.http().get("/readyz")
+        except OSError:
+            return None
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -171,13 +178,17 @@ class Server:
         return self.http("all").post(f"/v1/keysets/{keyset}/sign/jwt", body)
 
     def wait_until_each_worker_signs(self, keyset: str, timeout: float = _START_TIMEOUT) -> None:
-        """Which worker gets a connection is the kernel's choice; request ids tell them apart."""
+        """Then each has opened its backend, too."""
         deadline, seen = time.monotonic() + timeout, set[str]()
         while len(seen) < self.workers:
             answer = self.sign(keyset)
             if answer.status == 200:
-                seen.add(answer.headers["X-Request-Id"].rpartition("-")[0])
+                seen.add(_worker_of(answer))
             assert time.monotonic() < deadline, f"only {len(seen)} workers sign: {self.logged()}"
+
+
+def _worker_of(answer: Answer) -> str:
+    return answer.headers["X-Request-Id"].rpartition("-")[0]
 
 
 def _kill(pid: int) -> None:
